@@ -1,0 +1,54 @@
+"""
+The one way to wait: a look that is repeated until it succeeds often enough in a row, or a deadline.
+
+No other module sleeps. `look` returns a value when it is satisfied, or None; it may raise a
+TransientError, which counts as "not yet" and becomes the cause when time runs out.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Event
+from typing import TypeVar
+
+from forkyard.errors import NotReady, TransientError
+
+T = TypeVar("T")
+
+
+def wait_for(
+    look: Callable[[], T | None],
+    *,
+    what: str,
+    timeout: timedelta,
+    successes: int = 1,
+    interval: timedelta = timedelta(milliseconds=50),
+    slowest: timedelta = timedelta(milliseconds=500),
+    stop: Event | None = None,
+) -> T:
+    """
+    Repeat *look* until it has given a value *successes* times in a row; return the last value.
+
+    The pause between looks grows by half from *interval* to *slowest*, so that a short wait is
+    noticed at once and a long one costs little.
+
+    Raises:
+        NotReady: *timeout* passed, or *stop* was set; the message names *what* and the last reason.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    pause, row, reason = interval.total_seconds(), 0, None
+    stop = stop or Event()
+    while True:
+        try:
+            value = look()
+            reason = None
+        except TransientError as error:
+            value, reason = None, error
+        row = row + 1 if value is not None else 0
+        if value is not None and row >= successes:
+            return value
+        left = deadline - time.monotonic()
+        if left <= 0 or stop.wait(min(pause, left)):
+            text = f"{what}: not within {timeout.total_seconds():g} s" + (f" ({reason})" if reason else "")
+            raise NotReady(text) from reason
+        pause = min(pause * 1.5, slowest.total_seconds()) if value is None else pause
