@@ -1,0 +1,196 @@
+"""
+Find and remove what nobody owns: the guarantee that a killed process leaves nothing behind for good.
+
+Works without the workflow server. Touches only what carries our stamp (VMs), what is registered under the
+service (entries without a VM) and the service's own upstream. Holds the service's lease while it works, so that
+no flow makes children meanwhile, and removes only what it has seen at two looks.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from threading import Event
+
+from forkyard.errors import ForkyardError, NotReady
+from forkyard.holders import hold_lease
+from forkyard.model import Child, Fleet, LeaseHolder, Power, Registration, Upstream
+from forkyard.phases import observe_fleet
+from forkyard.world import World
+
+logger = logging.getLogger(__name__)
+
+
+class OrphanKind(StrEnum):
+    """Why something is an orphan."""
+
+    DEAD = "dead"  # a VM whose process is gone
+    EXPIRED = "expired"  # a VM whose stamp has run out and that nobody keeps
+    ABANDONED = "abandoned"  # a VM of a request that nobody works on any more
+    STRAY = "stray"  # a registration that no VM stands behind
+    DANGLING = "dangling"  # an upstream line that no registration stands behind
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One thing that nobody owns."""
+
+    kind: OrphanKind
+    name: str
+    """The child's name, whatever of it is left."""
+    mark: str
+    """The stamp's fork id, the registration's id, or the server's address: what makes it this one and no other."""
+    why: str
+    child: Child | None = None
+    registration: Registration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of one orphan."""
+
+    orphan: Orphan
+    error: str | None = None
+    """None: it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReapReport:
+    """Exactly what was found and removed."""
+
+    service: str
+    removals: tuple[Removal, ...]
+    seen_once: tuple[Orphan, ...]
+    """At one look only, and so left alone: most likely somebody was just at it."""
+    dry_run: bool = False
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing that was found twice is still there."""
+        return all(removal.error is None for removal in self.removals) and not (self.dry_run and self.removals)
+
+
+def find_orphans(fleet: Fleet, upstream: Upstream | None, *, now: datetime, leased: bool) -> tuple[Orphan, ...]:
+    """
+    Find the orphans in one look. Pure.
+
+    *leased* says that the caller holds the service's lease: then no request is at work, and a child
+    that nobody keeps is abandoned even before its stamp expires.
+    """
+    vms = tuple(orphan for child in fleet.children if (orphan := _judge(child, now=now, leased=leased)) is not None)
+    strays = tuple(
+        Orphan(OrphanKind.STRAY, entry.node, entry.id, "registered, and no VM stands behind it", registration=entry)
+        for entry in fleet.strays
+    )
+    registered = {child.vm.name for child in fleet.children if child.registration is not None}
+    registered |= {entry.node for entry in fleet.strays}
+    dangling = tuple(
+        Orphan(OrphanKind.DANGLING, server.name, f"{server.address}:{server.port}", "in Nginx, and not registered")
+        for server in (upstream.servers if upstream is not None else ())
+        if server.name not in registered and server.name not in {orphan.name for orphan in vms}
+    )
+    return vms + strays + dangling
+
+
+def reap(
+    world: World,
+    holder: LeaseHolder,
+    *,
+    interval: timedelta = timedelta(seconds=2),
+    wait: timedelta = timedelta(seconds=15),
+    destroy_timeout: timedelta = timedelta(seconds=30),
+    dry_run: bool = False,
+) -> ReapReport:
+    """
+    Remove what was an orphan at two looks *interval* apart; each removal's failure is a value in the report.
+
+    A service whose lease somebody living holds is not touched.
+
+    Raises:
+        LeaseHeld: a request is at work on the service, after *wait*.
+        NotReady: the lease was lost between the looks; nothing was removed.
+        Unavailable: hypervisor, registry or balancer does not answer.
+    """
+    with hold_lease(world.registry, world.service, holder, wait=wait) as lease:
+        before = {(orphan.name, orphan.mark) for orphan in _look(world)}
+        if not before:
+            return ReapReport(world.service, (), (), dry_run)
+        if lease.lost.wait(interval.total_seconds()):
+            text = f"{world.service}: the lease was lost between two looks. Nothing was removed; run `forkyard reap` again."
+            raise NotReady(text)
+        now = _look(world)
+        orphans = tuple(orphan for orphan in now if (orphan.name, orphan.mark) in before)
+        seen_once = tuple(orphan for orphan in now if (orphan.name, orphan.mark) not in before)
+        if dry_run:
+            return ReapReport(world.service, tuple(Removal(orphan) for orphan in orphans), seen_once, dry_run)
+        return ReapReport(world.service, _remove(world, orphans, lost=lease.lost, timeout=destroy_timeout), seen_once)
+
+
+def _look(world: World) -> tuple[Orphan, ...]:
+    fleet = observe_fleet(world)
+    return find_orphans(fleet, world.balancer.upstream(world.service), now=fleet.observed_at, leased=True)
+
+
+def _judge(child: Child, *, now: datetime, leased: bool) -> Orphan | None:
+    stamp = child.vm.stamp
+    if child.vm.power is Power.DEAD:
+        kind, why = OrphanKind.DEAD, "its process is gone"
+    elif stamp.expires is None:  # kept
+        return None
+    elif stamp.expires <= now:
+        kind, why = OrphanKind.EXPIRED, f"nobody kept it by {stamp.expires:%H:%M:%S} UTC"
+    elif leased:
+        kind, why = OrphanKind.ABANDONED, f"request {stamp.request_id} is no longer at work"
+    else:
+        return None
+    return Orphan(kind, child.vm.name, stamp.fork_id, why, child=child, registration=child.registration)
+
+
+def _remove(world: World, orphans: tuple[Orphan, ...], *, lost: Event, timeout: timedelta) -> tuple[Removal, ...]:
+    if not orphans:
+        return ()
+    # Out of Nginx before anything ends, so that a player's request never meets a child that is being removed.
+    failed = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
+    unlisted = _attempt(partial(_unlist, world, frozenset(orphan.name for orphan in orphans)))
+    removals = []
+    for orphan in orphans:
+        if lost.is_set():
+            removals.append(Removal(orphan, "the lease was lost: left alone"))
+            continue
+        error = _attempt(partial(_clear, world, orphan, timeout))
+        reasons = [reason for reason in (failed[orphan.name], unlisted, error) if reason is not None]
+        logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, "; ".join(reasons) or "removed")
+        removals.append(Removal(orphan, "; ".join(reasons) or None))
+    return tuple(removals)
+
+
+def _hide(world: World, orphan: Orphan) -> None:
+    # The mark keeps a resident `forkyard sync` from putting the server back until its entry is gone.
+    if orphan.registration is not None and not orphan.registration.draining:
+        world.registry.set_draining(world.service, orphan.name, draining=True)
+
+
+def _unlist(world: World, names: frozenset[str]) -> None:
+    upstream = world.balancer.upstream(world.service)
+    if upstream is not None and any(server.name in names for server in upstream.servers):
+        left = tuple(server for server in upstream.servers if server.name not in names)
+        world.balancer.apply(replace(upstream, servers=left))
+
+
+def _clear(world: World, orphan: Orphan, timeout: timedelta) -> None:
+    if orphan.child is not None:
+        world.hypervisor.destroy(orphan.child.vm.id, timeout=timeout)
+    # After the VM: a living Consul agent would put its entry back.
+    if orphan.registration is not None:
+        world.registry.deregister(orphan.registration)
+        world.registry.set_draining(world.service, orphan.name, draining=False)
+
+
+def _attempt(action: Callable[[], None]) -> str | None:
+    try:
+        action()
+    except ForkyardError as error:
+        return str(error)
+    return None
