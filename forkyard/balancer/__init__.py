@@ -1,5 +1,6 @@
 """What the load balancer promises."""
 
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Protocol
 
@@ -20,6 +21,15 @@ class Balancer(Protocol):
         Raises:
             PermanentError: nginx refuses the file; its own words are in the message.
             Unavailable: no nginx answers on the control socket.
+        """
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """
+        Hold the only pen: nobody else applies, in this or another process, until the context ends.
+
+        For who reads the registry and applies what it read: an older reading must not overwrite a newer one.
+        `apply` takes it by itself; taking it again in the same thread is allowed.
         """
         ...
 

@@ -1,6 +1,8 @@
 """A balancer in memory that keeps the contract to the letter: the upstreams of a FakeWorld."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -34,6 +36,12 @@ class FakeBalancer:
             self.world.changed.notify_all()
         if fault:
             raise fault
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep every other thread from the world until the context ends."""
+        with self.world.changed:
+            yield
 
     def active_connections(self, service: str) -> dict[str, int]:
         """One for each child that still has an open connection."""
