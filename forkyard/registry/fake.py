@@ -12,7 +12,7 @@ from forkyard.fake_world import FakeWorld
 from forkyard.model import Intent, LeaseHolder, Registration
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FakeLease:
     """A held lease."""
 
