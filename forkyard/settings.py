@@ -6,25 +6,24 @@ mistake must not silently become a default.
 """
 
 import os
-import tomllib
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
+from forkyard.names import SERVICE_NAME
+from forkyard.toml_reader import Problem, bounded, find_line, one_of, parse_toml, read_table
 
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/forkyard/forkyard.toml")
+DEPLOYMENT_CONFIG = Path(__file__).resolve().parents[1] / "deployments" / "forkyard.toml"
+"""The lab's file in a checkout: what counts when nobody has written another one."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ConsulSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsulSettings:
     """Where the registry is."""
 
     url: str = "http://127.0.0.1:18500"
@@ -34,11 +33,12 @@ class ConsulSettings(_Section):
     datacenter: str = "dc1"
     join: tuple[str, ...] = ("10.77.0.11", "10.77.0.12", "10.77.0.13")
     """Addresses, as children see them, of the Consul servers that their agents join."""
-    lease_ttl: timedelta = timedelta(seconds=10)
+    lease_ttl: timedelta = bounded(timedelta(seconds=10), at_least=10, at_most=86400)
     """How long a dead flow keeps its lease; Consul accepts 10 s at the least."""
 
 
-class NginxSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NginxSettings:
     """The load balancer."""
 
     binary: str = "nginx"
@@ -47,62 +47,66 @@ class NginxSettings(_Section):
     url: str = "http://127.0.0.1:18080"
     """Where a player reaches the load balancer."""
     namespace: str | None = "forkyard"
-    """Network namespace that Nginx runs in; None: the host's own."""
+    """Network namespace that Nginx runs in; None (in the file: ""): the host's own."""
 
 
-class PrefectSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefectSettings:
     """The workflow server."""
 
     api_url: str = "http://127.0.0.1:14200/api"
 
 
-class QemuSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuSettings:
     """The embedded hypervisor."""
 
     namespace: str | None = "forkyard"
-    """Network namespace that the children's network devices are in."""
+    """Network namespace that the children's network devices are in; None (in the file: ""): the host's own."""
     bridge: str = "fy0"
     network: IPv4Network = IPv4Network("10.77.0.0/22")
     gateway: IPv4Address | None = None
     """None: children have no route out."""
     first_address: IPv4Address = IPv4Address("10.77.1.1")
     """Children get addresses from here to the end of the network."""
-    accelerator: str = "auto"
+    accelerator: str = one_of("auto", "auto", "kvm", "tcg")
     """`auto` tries KVM with a short deadline and falls back to TCG; or `kvm`, or `tcg`."""
-    memory_reserve: int = 1 << 30
+    memory_reserve: int = bounded(1 << 30, at_least=0)
     """Bytes of host memory that placements leave alone."""
-    memory_share: float = Field(default=0.6, gt=0, le=1)
+    memory_share: float = bounded(0.6, above=0, at_most=1)
     """Part of a parent's memory that a child is expected to make its own; placements count with it."""
 
 
-class LabSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSettings:
     """The small world on one machine; only `forkyard lab` reads it."""
 
-    load_balancer_port: int = 18080
-    consul_port: int = 18500
-    prefect_port: int = 14200
+    load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
+    consul_port: int = bounded(18500, at_least=1, at_most=65535)
+    prefect_port: int = bounded(14200, at_least=1, at_most=65535)
 
 
-class ServiceSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
     """One app that is scaled."""
 
-    hypervisor: str = "qemu"
+    hypervisor: str = one_of("qemu", "qemu")
     parent: str = "game"
     """Name of the parent that children are forked from."""
-    minimum: int = Field(default=0, ge=0)
-    maximum: int = Field(default=16, ge=1)
-    step: int = Field(default=200, ge=1)
+    minimum: int = bounded(0, at_least=0)
+    maximum: int = bounded(16, at_least=1)
+    step: int = bounded(200, at_least=1)
     """Most children that one request makes or retires."""
-    memory_mib: int = 768
+    memory_mib: int = bounded(768, at_least=64)
     """RAM of the parent and so of each child."""
     health_path: str = "/healthz"
-    fork_timeout: timedelta = timedelta(seconds=30)
-    identify_timeout: timedelta = timedelta(seconds=60)
-    register_timeout: timedelta = timedelta(seconds=90)
-    serve_timeout: timedelta = timedelta(seconds=60)
-    drain_timeout: timedelta = timedelta(seconds=30)
+    fork_timeout: timedelta = bounded(timedelta(seconds=30), above=0)
+    identify_timeout: timedelta = bounded(timedelta(seconds=60), above=0)
+    register_timeout: timedelta = bounded(timedelta(seconds=90), above=0)
+    serve_timeout: timedelta = bounded(timedelta(seconds=60), above=0)
+    drain_timeout: timedelta = bounded(timedelta(seconds=30), above=0)
     """How long open requests may go on before a retiring child is destroyed all the same."""
-    orphan_after: timedelta = timedelta(minutes=10)
+    orphan_after: timedelta = bounded(timedelta(minutes=10), above=0)
     """Expiry of a new child's stamp: one that no finished request keeps by then is an orphan."""
 
     @property
@@ -111,7 +115,8 @@ class ServiceSettings(_Section):
         return Limits(minimum=self.minimum, maximum=self.maximum, step=self.step)
 
 
-class Settings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """All of forkyard.toml."""
 
     state_dir: Path = Path("/var/lib/forkyard")
@@ -120,12 +125,12 @@ class Settings(_Section):
     """Sockets, pids, logs of processes. Keep it short: a socket's path has at most 107 bytes."""
     cache_dir: Path = Path("/var/cache/forkyard")
     """What can be built again: guest images, downloaded binaries."""
-    consul: ConsulSettings = ConsulSettings()
-    nginx: NginxSettings = NginxSettings()
-    prefect: PrefectSettings = PrefectSettings()
-    qemu: QemuSettings = QemuSettings()
-    lab: LabSettings = LabSettings()
-    services: dict[str, ServiceSettings] = Field(default_factory=dict)
+    consul: ConsulSettings = field(default_factory=ConsulSettings)
+    nginx: NginxSettings = field(default_factory=NginxSettings)
+    prefect: PrefectSettings = field(default_factory=PrefectSettings)
+    qemu: QemuSettings = field(default_factory=QemuSettings)
+    lab: LabSettings = field(default_factory=LabSettings)
+    services: dict[str, ServiceSettings] = field(default_factory=dict)
 
     def service(self, name: str) -> ServiceSettings:
         """The service's settings; raises InvalidRequest naming the services that there are."""
@@ -137,11 +142,72 @@ class Settings(_Section):
             raise InvalidRequest(text) from error
 
 
+def find_config(path: Path | None = None) -> Path:
+    """Choose the file: *path*, or what FORKYARD_CONFIG names, or /etc/forkyard/forkyard.toml, or the checkout's."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    if path is not None or named:
+        return path or Path(str(named))
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else DEPLOYMENT_CONFIG
+
+
 def load_settings(path: Path | None = None) -> Settings:
-    """Read *path*, or the file named by FORKYARD_CONFIG, or /etc/forkyard/forkyard.toml, or the deployment's default."""
-    chosen = path or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+    """
+    Read the file that `find_config` chooses.
+
+    Raises:
+        InvalidRequest: not there, not TOML, or wrong; each problem with its line, its key and what would be right.
+    """
+    chosen = find_config(path)
     try:
-        return Settings.model_validate(tomllib.loads(chosen.read_text()))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        text = f"{chosen}: {error}"
-        raise InvalidRequest(text) from error
+        text = chosen.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"{chosen}: cannot be read: {reason}. Name the right file with --config or {CONFIG_VARIABLE}."
+        raise InvalidRequest(message) from error
+    return parse_settings(text, source=str(chosen))
+
+
+def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
+    """Read the text of a forkyard.toml; raises InvalidRequest as `load_settings` does."""
+    try:
+        table = parse_toml(text)
+    except ValueError as error:
+        message = f"{source}: {error}"
+        raise InvalidRequest(message) from error
+    problems: list[Problem] = []
+    settings = read_table(Settings, table, problems)
+    if settings is not None:
+        problems.extend(_contradictions(settings))
+    if settings is None or problems:
+        in_order = sorted(problems, key=lambda problem: find_line(text, problem.path) or 0)
+        lines = [problem.render(text) for problem in in_order]
+        found = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  {line}" for line in lines)])
+        message = f"{source}: {found}"
+        raise InvalidRequest(message)
+    return settings
+
+
+def _contradictions(settings: Settings) -> list[Problem]:
+    problems = []
+    qemu, longest = settings.qemu, 60
+    for key, address in (("first_address", qemu.first_address), ("gateway", qemu.gateway)):
+        if address is not None and address not in qemu.network:
+            problems.append(Problem(("qemu", key), f' = "{address}": is outside of qemu.network, {qemu.network}.'))
+    if len(str(settings.run_dir)) > longest:
+        text = f' = "{settings.run_dir}": is too long; a socket below it may have 107 bytes in all. Use at most {longest}.'
+        problems.append(Problem(("run_dir",), text))
+    ports = settings.lab
+    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port]
+    if len(set(numbers)) < len(numbers):
+        problems.append(Problem(("lab",), ": two of load_balancer_port, consul_port and prefect_port are the same."))
+    for name, service in settings.services.items():
+        path = ("services", name)
+        if not SERVICE_NAME.fullmatch(name):
+            text = ": is part of host names, so it is at most 40 lower-case letters, digits and hyphens, a letter first."
+            problems.append(Problem(path, text))
+        if service.minimum > service.maximum:
+            text = f" = {service.minimum}: is above maximum, {service.maximum}."
+            problems.append(Problem((*path, "minimum"), text))
+        if not service.health_path.startswith("/"):
+            problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
+    return problems
