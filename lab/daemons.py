@@ -1,0 +1,44 @@
+"""The lab's daemons: which process is whose, remembered in pid files; and calls made from inside the namespace."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from pyroute2 import netns
+
+from forkyard.processes import ProcessRef, is_alive, parse_ref
+
+T = TypeVar("T")
+
+
+def write_ref(path: Path, ref: ProcessRef) -> None:
+    """Remember the process; all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(f"{ref}\n")
+    fresh.replace(path)
+
+
+def read_ref(path: Path) -> ProcessRef | None:
+    """The remembered process if this very one still runs."""
+    try:
+        ref = parse_ref(path.read_text())
+    except FileNotFoundError:
+        return None
+    return ref if ref is not None and is_alive(ref) else None
+
+
+def call_inside(namespace: str, function: Callable[[], T]) -> T:
+    """
+    Call *function* with the sockets that it opens belonging to the namespace.
+
+    In a thread of its own that ends afterwards: a network namespace is a thread's property on Linux.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{namespace}") as pool:
+        return pool.submit(_entered, namespace, function).result()
+
+
+def _entered(namespace: str, function: Callable[[], T]) -> T:
+    netns.setns(namespace)
+    return function()
