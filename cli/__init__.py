@@ -1,0 +1,1 @@
+"""The `forkyard` command: the thinnest layer, which asks the others and shows what they say."""

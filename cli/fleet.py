@@ -1,0 +1,162 @@
+"""Looking at fleets: `forkyard plan`, `status` and `watch`. They change nothing and take no lease."""
+
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+
+from cli.output import emit, make_console, say
+from cli.shapes import Json, is_as_asked, plan_shape, service_shape
+from forkyard.errors import InvalidRequest, TransientError
+from forkyard.holders import is_dead
+from forkyard.model import Fleet, ScaleRequest, StepKind
+from forkyard.names import new_request_id
+from forkyard.phases import observe_fleet
+from forkyard.plan import make_plan
+from forkyard.settings import Settings, load_settings
+from forkyard.world import World, open_world
+
+
+def select_services(settings: Settings, service: str | None) -> list[str]:
+    """Name the one service, or all of them; raises InvalidRequest when there is none."""
+    if service is not None:
+        settings.service(service)
+        return [service]
+    if not settings.services:
+        text = "forkyard.toml has no service. Add a table such as [services.game]."
+        raise InvalidRequest(text)
+    return sorted(settings.services)
+
+
+def run_plan(config: Path | None, service: str, target: int, *, as_json: bool) -> int:
+    """Show what a request would do, under the limits that would hold."""
+    settings = load_settings(config)
+    request = make_request(service, target, reason="", dry_run=True)
+    with open_world(settings, service) as world:
+        fleet = observe_fleet(world)
+        plan = make_plan(request, fleet, world.policy.limits, connections=world.balancer.active_connections(service))
+        busy = _explain_holder(world)
+    if as_json:
+        emit(plan_shape(plan, fleet) | {"held_by": busy})
+        return 0
+    from cli.tables import plan_table  # noqa: PLC0415 - only for people
+
+    console = make_console()
+    console.print(plan_table(plan, fleet))
+    for note in plan.notes:
+        console.print(f"  {note}")
+    if busy:
+        console.print(f"  Somebody is at work on it: {busy}. What is unfinished now may be finished by then.")
+    changes = ", ".join(f"{len(steps)} to {kind.value}" for kind in StepKind if (steps := plan.of(kind)))
+    console.print(f"  {changes or 'Nothing to do: the fleet is as asked.'}")
+    return 0
+
+
+def make_request(service: str, target: int, *, reason: str, dry_run: bool) -> ScaleRequest:
+    """Make a request of the person at this terminal."""
+    import getpass  # noqa: PLC0415 - only here
+
+    return ScaleRequest(
+        id=new_request_id(),
+        service=service,
+        target=target,
+        requested_by=getpass.getuser(),
+        requested_at=datetime.now(UTC),
+        reason=reason,
+        dry_run=dry_run,
+    )
+
+
+def run_status(config: Path | None, service: str | None, *, check: bool, as_json: bool) -> int:
+    """Show what is there now."""
+    settings = load_settings(config)
+    fleets = [_observe(settings, name) for name in select_services(settings, service)]
+    if as_json:
+        emit(_status(settings, fleets))
+    else:
+        from cli.tables import fleet_table  # noqa: PLC0415 - only for people
+
+        console = make_console()
+        for fleet in fleets:
+            console.print(fleet_table(fleet, read_seconds(settings, fleet.service)))
+    return 1 if check and not all(is_as_asked(fleet) for fleet in fleets) else 0
+
+
+def run_watch(config: Path | None, service: str | None, *, every: float, as_json: bool) -> int:
+    """Follow until Ctrl-C, which is the way to leave and so no failure."""
+    settings = load_settings(config)
+    names = select_services(settings, service)
+    looks = _look_repeatedly(settings, names, every)
+    try:
+        if as_json or not sys.stdout.isatty():
+            _follow_changes(settings, looks, as_json=as_json)
+        else:
+            _follow_live(settings, looks)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _look_repeatedly(settings: Settings, names: list[str], every: float) -> Iterator[list[Fleet]]:
+    never = Event()
+    while True:
+        began = time.monotonic()
+        try:
+            yield [_observe(settings, name) for name in names]
+        except TransientError as error:
+            # Watching outlives a restart of Consul or Nginx; what is broken for good still ends it.
+            say(f"forkyard: {error}")
+        never.wait(max(0.0, every - (time.monotonic() - began)))
+
+
+def _follow_changes(settings: Settings, looks: Iterator[list[Fleet]], *, as_json: bool) -> None:
+    from cli.tables import summarize  # noqa: PLC0415 - after the first look is on its way
+
+    last: object = None
+    for fleets in looks:
+        key = [[(child.vm.name, child.phase) for child in fleet.children] for fleet in fleets]
+        if key == last:
+            continue
+        last = key
+        if as_json:
+            emit(_status(settings, fleets))
+        else:
+            now = datetime.now(UTC)
+            sys.stdout.write("".join(f"{now:%H:%M:%S} {summarize(fleet)}\n" for fleet in fleets))
+            sys.stdout.flush()
+
+
+def _follow_live(settings: Settings, looks: Iterator[list[Fleet]]) -> None:
+    from rich.console import Group  # noqa: PLC0415 - only for people
+    from rich.live import Live  # noqa: PLC0415 - only for people
+
+    from cli.tables import fleet_table  # noqa: PLC0415 - only for people
+
+    with Live(console=make_console(), auto_refresh=False, screen=False) as live:
+        for fleets in looks:
+            tables = [fleet_table(fleet, read_seconds(settings, fleet.service)) for fleet in fleets]
+            live.update(Group(*tables), refresh=True)
+
+
+def read_seconds(settings: Settings, service: str) -> dict[str, dict[str, float]]:
+    """Read what the runs that made the children wrote down of each one's phases."""
+    del settings, service
+    return {}
+
+
+def _observe(settings: Settings, service: str) -> Fleet:
+    with open_world(settings, service) as world:
+        return observe_fleet(world)
+
+
+def _status(settings: Settings, fleets: list[Fleet]) -> Json:
+    return {"services": {fleet.service: service_shape(fleet, read_seconds(settings, fleet.service)) for fleet in fleets}}
+
+
+def _explain_holder(world: World) -> str | None:
+    holder = world.registry.holder(world.service)
+    if holder is None or is_dead(holder):
+        return None
+    return f"{holder.who} ({holder.reason or holder.request_id}) since {holder.since:%H:%M:%S} UTC"

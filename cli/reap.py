@@ -1,0 +1,37 @@
+"""`forkyard reap`: the reaper at a terminal."""
+
+import getpass
+from pathlib import Path
+
+from cli.fleet import select_services
+from cli.output import emit, make_console, say
+from cli.shapes import reap_shape
+from forkyard.holders import make_holder
+from forkyard.names import new_request_id
+from forkyard.reap import ReapReport, reap
+from forkyard.settings import Settings, load_settings
+from forkyard.world import open_world
+
+
+def run_reap(config: Path | None, service: str | None, *, dry_run: bool, as_json: bool) -> int:
+    """Reap one service or all; code 0 when nothing that was found is left."""
+    settings = load_settings(config)
+    reports = [_reap(settings, name, dry_run=dry_run) for name in select_services(settings, service)]
+    clean = all(report.clean for report in reports)
+    if as_json:
+        emit({"services": {report.service: reap_shape(report) for report in reports}, "clean": clean})
+    else:
+        from cli.tables import reap_table  # noqa: PLC0415 - only for people
+
+        console = make_console()
+        for report in reports:
+            found = report.removals or report.seen_once
+            console.print(reap_table(report) if found else f"{report.service}: nothing to reap")
+    return 0 if clean else 1
+
+
+def _reap(settings: Settings, service: str, *, dry_run: bool) -> ReapReport:
+    say(f"{service}: looking twice for what nobody owns")
+    holder = make_holder(new_request_id(), who=getpass.getuser(), reason="reap")
+    with open_world(settings, service) as world:
+        return reap(world, holder, dry_run=dry_run)
