@@ -83,6 +83,8 @@ def find_orphans(fleet: Fleet, upstream: Upstream | None, *, now: datetime, leas
     strays = tuple(
         Orphan(OrphanKind.STRAY, entry.node, entry.id, "registered, and no VM stands behind it", registration=entry)
         for entry in fleet.strays
+        # An entry without our mark may be anybody's: a server that a person registered by hand.
+        if entry.fork_id is not None
     )
     registered = {child.vm.name for child in fleet.children if child.registration is not None}
     registered |= {entry.node for entry in fleet.strays}
@@ -173,10 +175,11 @@ def _hide(world: World, orphan: Orphan) -> None:
 
 
 def _unlist(world: World, names: frozenset[str]) -> None:
-    upstream = world.balancer.upstream(world.service)
-    if upstream is not None and any(server.name in names for server in upstream.servers):
-        left = tuple(server for server in upstream.servers if server.name not in names)
-        world.balancer.apply(replace(upstream, servers=left))
+    with world.balancer.exclusive():
+        upstream = world.balancer.upstream(world.service)
+        if upstream is not None and any(server.name in names for server in upstream.servers):
+            left = tuple(server for server in upstream.servers if server.name not in names)
+            world.balancer.apply(replace(upstream, servers=left))
 
 
 def _clear(world: World, orphan: Orphan, timeout: timedelta) -> None:
