@@ -1,0 +1,69 @@
+# Every target installs what it needs; `make` alone says what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help install lab demo down test check format lint types imports unit lock bench clean
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PYTHON_TREES := bot cli flows forkyard guest lab tasks tests
+
+help: ## Say what there is
+	@echo "forkyard: scale an app in seconds by forking running VMs"
+	@echo
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@echo
+	@echo "Begin with: make demo"
+
+install: ## Put the locked packages and the forkyard command into .venv (no root)
+	@bin/bootstrap install
+
+lab: ## Install what the lab needs and start it: Consul, Nginx, Prefect, a frozen parent (root)
+	@bin/bootstrap lab
+	@$(BIN)/forkyard lab up
+
+demo: ## Start the lab, fork four servers from one warm VM, and show what happened (root)
+	@bin/bootstrap lab
+	@$(BIN)/forkyard demo
+
+down: ## Stop the lab and everything in it; frozen parents stay on disk (root)
+	@bin/bootstrap lab
+	@$(BIN)/forkyard lab down
+
+test: ## Lint and test everything with real parts, as CI does (root, up to 40 minutes)
+	@bin/bootstrap test
+	@$(MAKE) lint types imports
+	@$(BIN)/pytest
+
+check: ## Format, then lint, types, imports and unit tests, in seconds (root once, to install)
+	@bin/bootstrap test
+	@$(MAKE) format lint types imports unit
+
+format:
+	@$(BIN)/ruff format --quiet .
+
+lint:
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted; make format mends it."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+
+types:
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/pyright --warnings | grep -v '^0 errors' || [ $${PIPESTATUS[0]} = 0 ]
+
+imports:
+	@$(BIN)/lint-imports --no-logo
+
+unit:
+	@$(BIN)/pytest -q tests/unit
+
+lock: ## Lock the Python packages anew, without the name of any host
+	@bin/bootstrap install
+	@bin/lock
+
+bench: ## Measure all that forkyard promises, as JSON (root, the lab must be up)
+	@bin/bootstrap lab
+	@for name in $$($(BIN)/forkyard bench --json | $(BIN)/python -c 'import json, sys; print(*json.load(sys.stdin)["benches"])'); do \
+		$(BIN)/forkyard bench $$name --json; done
+
+clean: ## Remove what was built in this checkout; the lab and its parents stay
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find $(PYTHON_TREES) -name __pycache__ -type d -prune -exec rm -rf {} +
