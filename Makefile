@@ -10,7 +10,7 @@ PYTHON_TREES := bot cli flows forkyard guest lab tasks tests
 help: ## Say what there is
 	@echo "forkyard: scale an app in seconds by forking running VMs"
 	@echo
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Begin with: make demo"
 
