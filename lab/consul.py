@@ -50,7 +50,9 @@ class _Distribution:
 # Debian dropped Consul after bullseye and Ubuntu after jammy; both have 1.8.7.
 _DISTRIBUTIONS = {
     "debian": _Distribution(
-        "bullseye", "main", ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
+        "bullseye",
+        "main",
+        ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"),
     ),
     "ubuntu": _Distribution("jammy", "universe", ("/usr/share/keyrings/ubuntu-archive-keyring.gpg",)),
 }
@@ -174,7 +176,7 @@ def _private_apt(directory: Path, source: str) -> list[str]:
 
 def _run(argv: Sequence[str], *, seconds: float, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 - every argv is built in this module
+        done = subprocess.run(
             argv, cwd=cwd, timeout=seconds, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError as error:

@@ -8,13 +8,13 @@ Consul as the registry: entries from its catalog and health checks; marks, inten
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from threading import Event
 from typing import Any
 
-from forkyard.errors import LeaseHeld, NotFound, PermanentError, VerificationFailed
+from forkyard.errors import LeaseHeld, PermanentError, VerificationFailed
 from forkyard.model import Intent, LeaseHolder, Registration
 from forkyard.registry.consul_client import ConsulClient
 from forkyard.registry.consul_lease import ConsulLease, end_lease, held_lease, read_holder
@@ -47,11 +47,10 @@ class ConsulRegistry:
     def deregister(self, registration: Registration) -> None:
         """Remove the entry, its node's other entries, the node itself and its mark. Absent is success."""
         node = registration.node
-        try:
-            # Without this a server that still remembers the dead member puts its node back into the catalog.
+        # Without a forced leave a server that still remembers the dead member puts its node back into the catalog.
+        # It is refused when no agent of this name was ever a member: the entry was registered by somebody else.
+        with suppress(PermanentError):
             self._client.call(lambda c: c.agent.force_leave(node, prune=True))
-        except (NotFound, PermanentError):
-            pass  # no agent of this name was ever a member: the entry was registered by somebody else
         self._client.call(lambda c: c.catalog.deregister(node))
         self._client.call(lambda c: c.kv.delete(_mark(registration.service, node)))
 

@@ -1,6 +1,4 @@
-"""
-Talk to Consul: one client a thread, a time limit on every call, foreign errors translated in one table.
-"""
+"""Talk to Consul: one client a thread, a time limit on every call, foreign errors translated in one table."""
 
 import threading
 from collections.abc import Callable

@@ -91,9 +91,7 @@ def _open_session(client: ConsulClient, service: str, ttl: int) -> str:
     # No health check is tied to it: the default, the node's own, would end the lease of a living flow because
     # the Consul agent that it happened to speak to restarted. No lock delay: break_lease is for the dead only,
     # and a holder that lives on is fenced.
-    session: str = client.call(
-        lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl)
-    )
+    session: str = client.call(lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl))
     return session
 
 
