@@ -1,0 +1,1 @@
+"""Prefect flows, and starting and following their deployments' runs by name."""

@@ -1,0 +1,100 @@
+"""Make the report of a request from what was there before, what is there now, and what the journal says."""
+
+from datetime import UTC, datetime
+
+from forkyard.errors import ForkyardError, RequestError
+from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
+from forkyard.report import ChildReport, Interval, Report
+from tasks.work import Work
+
+
+def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: BaseException | None = None) -> Report:
+    """Make the report; *error* is what stopped the request."""
+    request, plan = work.request, work.journal.plan
+    serving = len(after.serving) if after is not None else 0
+    # As asked means: so many serve, and nothing else is left over.
+    ok = error is None and after is not None and serving == request.target == len(after.children)
+    count = plan.current if plan is not None else (len(before.serving) if before is not None else 0)
+    return Report(
+        service=work.service,
+        request_id=request.id,
+        wanted=request.target,
+        before=count,
+        serving=serving,
+        seconds=_elapsed(work),
+        ok=ok,
+        message=_message(work, after, serving, error, ok=ok),
+        children=_children(work, after),
+        notes=work.journal.remarks(),
+        requested_by=request.requested_by,
+        reason=request.reason,
+        refused=isinstance(error, RequestError),
+    )
+
+
+def make_dry_report(work: Work, plan: ScalePlan, fleet: Fleet) -> Report:
+    """Make the report of a request that only asked what would be done."""
+    words = {StepKind.FORK: "fork", StepKind.RETIRE: "retire", StepKind.REMOVE: "remove"}
+    parts = [f"{word} {len(plan.of(kind))}" for kind, word in words.items() if plan.of(kind)]
+    request = work.request
+    return Report(
+        service=work.service,
+        request_id=request.id,
+        wanted=request.target,
+        before=plan.current,
+        serving=len(fleet.serving),
+        seconds=_elapsed(work),
+        ok=True,
+        message=f"would {', '.join(parts)}" if parts else "nothing to do",
+        children=_children(work, fleet),
+        notes=(*work.journal.remarks(), *(f"{step.kind}: {step.name}" for step in plan.steps)),
+        requested_by=request.requested_by,
+        reason=request.reason,
+        dry_run=True,
+    )
+
+
+def _elapsed(work: Work) -> float:
+    return round((datetime.now(UTC) - work.journal.started).total_seconds(), 3)
+
+
+def _message(work: Work, after: Fleet | None, serving: int, error: BaseException | None, *, ok: bool) -> str:
+    wanted = work.request.target
+    if isinstance(error, ForkyardError):
+        return str(error)
+    if error is not None:
+        return f"stopped by {type(error).__name__}: {serving} serve"
+    if ok:
+        return f"{serving} of {wanted} serving"
+    if work.permit.lease_lost:
+        return f"the lease was lost, so nothing more was changed: {serving} of {wanted} serving"
+    others = len(after.children) - serving if after is not None else 0
+    left = f", and {others} children are there that do not serve" if others else ""
+    stop = " (stopped making children after repeated failures)" if work.permit.breaker_open else ""
+    return f"{serving} of {wanted} serving{left}{stop}"
+
+
+def _children(work: Work, after: Fleet | None) -> tuple[ChildReport, ...]:
+    intervals, errors = work.journal.intervals(), work.journal.errors()
+    there = {child.vm.name: child for child in (after.children if after is not None else ())}
+    # Those that are gone again, in the order in which they were begun.
+    gone = [name for name in intervals if name not in there]
+    present = tuple(_present(child, intervals.get(name, ()), errors.get(name)) for name, child in there.items())
+    return present + tuple(
+        ChildReport(name, Phase.RETIRED, intervals=intervals[name], error=errors.get(name)) for name in gone
+    )
+
+
+def _present(child: Child, intervals: tuple[Interval, ...], error: str | None) -> ChildReport:
+    vm = child.vm
+    return ChildReport(
+        name=vm.name,
+        phase=child.phase,
+        address=vm.address,
+        parent=vm.parent,
+        host=vm.host,
+        pid=vm.pid,
+        fork_id=vm.stamp.fork_id,
+        intervals=intervals,
+        error=error,
+    )

@@ -1,0 +1,122 @@
+"""
+Show a request in the Prefect UI: its progress while it works; table, report, picture and result once it is done.
+
+Nothing here may delay a child or fail a request: progress is sent from a thread of its own, the rest after the
+fleet serves, one API call each; what cannot be sent is a line in the log.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import get_run_context
+from prefect.exceptions import PrefectException
+from httpx import HTTPError
+
+from forkyard.model import Phase, StepKind
+from forkyard.picture import render_data_uri, render_timeline
+from forkyard.report import Report, make_rows, render_markdown, report_to_json
+from tasks.work import Work
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds between two looks for progress; nothing is sent when nothing changed."""
+
+_UP = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
+_DOWN = (Phase.DRAINING, Phase.RETIRED)
+
+
+@contextmanager
+def publishing_progress(work: Work) -> Iterator[None]:
+    """Keep one progress artifact up to date while the block runs."""
+    done = Event()
+    run_id = _run_id()
+    thread = Thread(target=_follow, args=(work, run_id, done), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
+
+
+def _follow(work: Work, run_id: UUID | None, done: Event) -> None:
+    artifact: UUID | None = None
+    last: tuple[float, str] | None = None
+    with get_client(sync_client=True) as client:
+        over = False
+        while not over:
+            # The first look comes at once, the last one after the end.
+            over = done.wait(INTERVAL if last else 0)
+            now = describe_progress(work)
+            if now != last:
+                last = now
+                artifact = _send_progress(client, work, run_id, artifact, now)
+
+
+def _send_progress(
+    client: SyncPrefectClient, work: Work, run_id: UUID | None, artifact: UUID | None, now: tuple[float, str]
+) -> UUID | None:
+    percent, text = now
+    try:
+        if artifact is not None:
+            client.update_artifact(artifact, ArtifactUpdate(data=percent, description=text))
+            return artifact
+        key = f"{work.service}-progress"
+        return client.create_artifact(
+            ArtifactCreate(key=key, type="progress", data=percent, description=text, flow_run_id=run_id)
+        ).id
+    except (HTTPError, PrefectException) as error:
+        logger.warning("%s: progress could not be shown: %s", work.service, error)
+        return artifact
+
+
+def describe_progress(work: Work) -> tuple[float, str]:
+    """How far the request is, in percent, and in words."""
+    plan = work.journal.plan
+    if plan is None:
+        return 0.0, "observing the fleet"
+    counts = work.journal.counts()
+    forks, leaving = len(plan.of(StepKind.FORK)), len(plan.steps) - len(plan.of(StepKind.FORK))
+    total = forks * len(_UP) + leaving * len(_DOWN)
+    # A replaced child comes to a phase twice; more than all is not said.
+    came = sum(min(counts[p], forks) for p in _UP) + sum(min(counts[p], leaving) for p in _DOWN)
+    parts = [f"{p.value} {counts[p]} of {forks}" for p in _UP if forks]
+    parts += [f"{p.value} {counts[p]} of {leaving}" for p in _DOWN if leaving]
+    return (round(100 * came / total, 1) if total else 100.0), ", ".join(parts) or "nothing to do"
+
+
+def publish(report: Report) -> None:
+    """Show what the request did."""
+    service, run_id = report.service, _run_id()
+    title = f"{service}: {report.message}"
+    picture = render_data_uri(render_timeline(report.children, title=title))
+    artifacts: tuple[tuple[str, str, Any, str], ...] = (
+        # First what a waiting command line reads.
+        ("result", "result", json.dumps(report_to_json(report)), title),
+        ("children", "table", json.dumps(make_rows(report)), title),
+        ("report", "markdown", render_markdown(report), title),
+        ("timeline", "image", picture, "each child's way through its phases"),
+    )
+    try:
+        with get_client(sync_client=True) as client:
+            for name, kind, data, text in artifacts:
+                client.create_artifact(
+                    ArtifactCreate(key=f"{service}-{name}", type=kind, data=data, description=text, flow_run_id=run_id)
+                )
+    except (HTTPError, PrefectException) as error:
+        logger.warning("%s: the report could not be shown: %s", service, error)
+
+
+def _run_id() -> UUID | None:
+    run = getattr(get_run_context(), "flow_run", None)
+    return None if run is None else run.id
+
+

@@ -1,0 +1,239 @@
+"""
+The runbook of one request: lease, observe, plan, record the intent, the stages, observe, report.
+
+Neither Prefect's nor the command line's: the same lines run as a flow and as plain calls. At the end the
+fleet is as asked, or as it was before, or the report says exactly what is there.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from forkyard.errors import ForkyardError
+from forkyard.holders import hold_lease, make_holder
+from forkyard.model import Fleet, Intent, Outcome, ScalePlan, Step, StepKind, Vm, VmId
+from forkyard.plan import limit_forks, make_plan
+from forkyard.report import Report
+from forkyard.sync import converge
+from flows.outcome import make_dry_report, make_report
+from flows.stages import Pending, Stages
+from tasks.balancer import await_connections, drain_children, update_nginx
+from tasks.children import customize_guest, destroy_children, fork_children, keep_children
+from tasks.observe import count_connections, observe
+from tasks.parents import quiesce_parent
+from tasks.registration import verify_registration, watching
+from tasks.work import Work
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 3
+"""How often a request goes on with new children for those that failed, the first round included."""
+
+EACH_ITS_OWN = 50
+"""Up to so many children each has its own task runs in the UI; beyond, a task run has a batch of them."""
+
+BATCH = 50
+
+SETTLE = 8.0
+"""Seconds for calls under way to end before a rollback: a cancelled run has 30 s in all until it is killed."""
+
+
+def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | None]:
+    """
+    Carry out *work*'s request; return what there is now, and what stopped it if anything did.
+
+    Nothing is raised, so that the report is made in every case; the caller raises the second value if it must.
+    """
+    before: Fleet | None = None
+    try:
+        if work.request.dry_run:
+            before = stages.submit(observe, work, "for a dry run").result()
+            return make_dry_report(work, _plan(work, stages, before, ()), before), None
+        with _leased(work), watching(work):
+            before = _observe_with_parent(work, stages)
+            plan = _plan(work, stages, before, ())
+            with _undoing(work, stages, before):
+                after = _work_off(work, stages, plan)
+            return make_report(work, before, after), None
+    except BaseException as error:  # also Ctrl-C and Prefect's TerminationSignal: the report first, then the caller raises
+        return make_report(work, before, _last_look(work), error), error
+
+
+@contextmanager
+def _leased(work: Work) -> Iterator[None]:
+    request = work.request
+    reason = request.reason or f"scale to {request.target}"
+    holder = make_holder(request.id, who=request.requested_by or "somebody", reason=reason)
+    # Twice the TTL: after it even the lease of a holder that died on another host has run out.
+    wait = 2 * work.world.settings.consul.lease_ttl
+    with hold_lease(work.world.registry, work.service, holder, wait=wait) as lease:
+        work.permit.grant(lease.lost, lease.fencing, fork_limit=3 + request.target // 10)
+        yield
+
+
+def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
+    fleet = stages.submit(observe, work, "before").result()
+    if fleet.parents or work.request.target <= len(fleet.children):
+        return fleet
+    # The first fork ever: the parent runs still, and only a frozen one has placements.
+    stages.submit(quiesce_parent, work, VmId(work.world.policy.parent)).result()
+    return stages.submit(observe, work, "with parent").result()
+
+
+def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
+    avoid: set[str] = set()
+    _record_intent(work, plan.target)
+    for left in reversed(range(ROUNDS)):
+        avoid |= _carry_out(work, stages, plan)
+        fleet = stages.submit(observe, work, "after").result()
+        if not avoid or left == 0 or work.permit.refusal() or work.permit.breaker_open:
+            break
+        plan = _plan(work, stages, fleet, avoid)
+        logger.info("%s: %d steps are left, in at most %d more rounds", work.service, len(plan.steps), left)
+    return fleet
+
+
+def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> ScalePlan:
+    shrinks = work.request.target < len(fleet.children)
+    connections = stages.submit(count_connections, work).result() if shrinks else {}
+    plan = make_plan(
+        work.request, fleet, work.world.policy.limits, connections=connections, avoid=frozenset(avoid)
+    )
+    for note in plan.notes:
+        work.journal.remark(note)
+    work.journal.planned(plan)
+    return plan
+
+
+def _record_intent(work: Work, wanted: int) -> None:
+    intent = Intent(wanted, work.request.id, work.permit.fencing)
+    work.world.registry.record_intent(work.service, intent)
+
+
+def _carry_out(work: Work, stages: Stages, plan: ScalePlan) -> set[str]:
+    """Do the plan's steps; return the children that were to be made and are not."""
+    still_there = _remove(work, stages, plan.of(StepKind.REMOVE))
+    plan = limit_forks(plan, work.world.policy.limits, still_there)
+    _retire(work, stages, plan.of(StepKind.RETIRE))
+    return _grow(work, stages, plan.of(StepKind.FORK))
+
+
+def _remove(work: Work, stages: Stages, steps: Sequence[Step]) -> tuple[str, ...]:
+    """Clear what dead and failed children left; return those that could not be cleared."""
+    if not steps:
+        return ()
+    # Marked first: the balancer must not send anybody to a child that is being destroyed.
+    stages.submit(drain_children, work, [step.name for step in steps]).result()
+    stages.submit(update_nginx, work, []).result()
+    outcomes = stages.submit(destroy_children, work, "left behind", _targets(steps)).result()
+    return tuple(outcome.name for outcome in outcomes if not outcome.ok)
+
+
+def _retire(work: Work, stages: Stages, steps: Sequence[Step]) -> None:
+    """Drain, wait for open connections, destroy; a child that could not be marked stays as it is."""
+    if not steps:
+        return
+    marked = stages.submit(drain_children, work, [step.name for step in steps]).result()
+    names = [outcome.name for outcome in marked if outcome.ok]
+    work.draining.update(names)
+    stages.submit(update_nginx, work, []).result()
+    still_open = stages.submit(await_connections, work, names).result()
+    for name, number in sorted(still_open.items()):
+        work.journal.remark(f"{name}: {number} connections were still open when it was retired")
+    going = [step for step in steps if step.name in names]
+    for outcome in stages.submit(destroy_children, work, "retired", _targets(going)).result():
+        if outcome.ok:
+            work.draining.discard(outcome.name)
+
+
+def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
+    """Make the steps' children serve; destroy those that do not, and return their names."""
+    if not steps:
+        return set()
+    parents = sorted({step.placement.parent for step in steps if step.placement is not None})
+    for frozen in [stages.submit(quiesce_parent, work, parent) for parent in parents]:
+        frozen.result()
+    # Each batch goes on by itself: a child that is slow to fork keeps no other from its identity.
+    verified: list[Pending[list[Outcome[Vm]]]] = []
+    for label, batch in _batches(steps):
+        forked = stages.submit(fork_children, work, label, batch)
+        identified = stages.submit(customize_guest, work, label, forked)
+        verified.append(stages.submit(verify_registration, work, label, identified))
+    ready = _values(outcome for pending in verified for outcome in pending.result())
+    served = _values(stages.submit(update_nginx, work, ready).result()) if ready else []
+    kept = _values(stages.submit(keep_children, work, served).result()) if served else []
+    failed = {step.name for step in steps} - {vm.name for vm in kept}
+    if failed:
+        _destroy_unkept(work, stages, failed)
+    return failed
+
+
+def _destroy_unkept(work: Work, stages: Stages, names: set[str]) -> None:
+    # By a new look: a fork whose outcome is unknown may have left a VM that no outcome names.
+    fleet = stages.submit(observe, work, "what failed").result()
+    targets = [(c.vm.name, c.vm.id) for c in fleet.children if c.vm.name in names and is_unkept(work, c.vm)]
+    if targets and work.permit.refusal() is None:
+        stages.submit(destroy_children, work, "failed", targets).result()
+        stages.submit(update_nginx, work, []).result()
+
+
+def is_unkept(work: Work, vm: Vm) -> bool:
+    """Whether this very request made the VM and has not kept it."""
+    return vm.stamp.request_id == work.request.id and vm.stamp.expires is not None
+
+
+@contextmanager
+def _undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
+    """When the block is left by anything but its end: bring the fleet back to what it was, as far as there is time."""
+    try:
+        yield
+    except BaseException as error:
+        work.permit.withdraw(f"the request was stopped ({type(error).__name__})")
+        logger.warning("%s: stopped by %s: undoing what is half made", work.service, type(error).__name__)
+        stages.settle(SETTLE)
+        _undo(work, before)
+        raise
+
+
+def _undo(work: Work, before: Fleet) -> None:
+    # Plain calls, not task runs: this must work while Prefect is ending the run.
+    if work.permit.lease_lost:
+        return
+    try:
+        unkept = [vm for vm in work.world.hypervisor.list_vms(work.service) if is_unkept(work, vm)]
+        destroy_children.fn(work, "undo", [(vm.name, vm.id) for vm in unkept], undo=True)
+        for name in sorted(work.draining):
+            work.world.registry.set_draining(work.service, name, draining=False)
+        converge(work.world.registry, work.world.balancer, work.service)
+        if before.intent is not None:
+            _record_intent(work, before.intent.wanted)
+    except ForkyardError as error:
+        # A courtesy: what it leaves is the reaper's, and the report says what is there.
+        logger.warning("%s: not all could be undone: %s", work.service, error)
+        work.journal.remark(f"not all could be undone: {error}. Run `forkyard reap`.")
+
+
+def _last_look(work: Work) -> Fleet | None:
+    try:
+        return observe.fn(work, "at the end")
+    except ForkyardError as error:
+        work.journal.remark(f"the fleet could not be observed at the end: {error}")
+        return None
+
+
+def _batches(steps: Sequence[Step]) -> Iterator[tuple[str, Sequence[Step]]]:
+    if len(steps) <= EACH_ITS_OWN:
+        yield from ((step.name, [step]) for step in steps)
+        return
+    for first in range(0, len(steps), BATCH):
+        batch = steps[first : first + BATCH]
+        yield f"{batch[0].name} and {len(batch) - 1} more", batch
+
+
+def _targets(steps: Iterable[Step]) -> list[tuple[str, VmId]]:
+    return [(step.name, step.vm) for step in steps if step.vm is not None]
+
+
+def _values(outcomes: Iterable[Outcome[Vm]]) -> list[Vm]:
+    return [outcome.value for outcome in outcomes if outcome.value is not None]
+

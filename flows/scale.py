@@ -1,0 +1,88 @@
+"""The deployment `scale`: one request as a flow, its progress while it works and its artifacts once it is done."""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.publish import publish, publishing_progress
+from flows.runbook import scale_fleet
+from flows.stages import MOST_THREADS, PrefectStages, Stages
+from forkyard.errors import ForkyardError
+from forkyard.model import ScaleRequest
+from forkyard.names import make_token
+from forkyard.report import Journal, Report, report_to_json
+from forkyard.settings import Settings, load_settings
+from forkyard.world import World, open_world
+from tasks.work import Work
+
+logger = logging.getLogger(__name__)
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    dry = " (dry run)" if parameters.get("dry_run") else ""
+    token = make_token(parameters.get("request_id") or str(flow_run.id))
+    return f"{parameters['service']} to {parameters['target']} ({token}){dry}"
+
+
+@flow(
+    name="scale",
+    flow_run_name=_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_THREADS),
+    # A second run of a flow that was killed in the middle must be asked for: it takes the lease like any other.
+    retries=0,
+    persist_result=False,
+)
+def scale(
+    service: str,
+    target: int,
+    request_id: str | None = None,
+    requested_by: str = "",
+    reason: str = "",
+    *,
+    dry_run: bool = False,
+    config: str | None = None,
+) -> State[Any] | dict[str, object]:
+    """Bring *service* to *target* children that serve: an absolute number, so that repeating it is harmless."""
+    request = ScaleRequest(
+        id=request_id or str(flow_run.id),
+        service=service,
+        target=target,
+        requested_by=requested_by,
+        requested_at=datetime.now(UTC),
+        reason=reason,
+        dry_run=dry_run,
+    )
+    settings = load_settings(Path(config) if config else None)
+    with open_world(settings, service) as world:
+        return scale_with(world, request)
+
+
+def scale_with(world: World, request: ScaleRequest) -> State[Any] | dict[str, object]:
+    """Carry out the request inside a flow's run; returns the report, or a failed state with its message."""
+    work = Work(world, request, Journal(datetime.now(UTC)))
+    with publishing_progress(work), PrefectStages() as stages:
+        report, error = scale_fleet(work, stages)
+    publish(report)
+    return conclude(report, error)
+
+
+def conclude(report: Report, error: BaseException | None) -> State[Any] | dict[str, object]:
+    """Turn what came of a request into what its flow returns; raises what is a bug or ends the process."""
+    if error is not None and not isinstance(error, ForkyardError):
+        raise error
+    if not report.ok:
+        return Failed(message=report.message)
+    return report_to_json(report)
+
+
+def scale_directly(settings: Settings, request: ScaleRequest, stages: Stages) -> tuple[Report, BaseException | None]:
+    """Carry out the request without Prefect."""
+    with open_world(settings, request.service) as world, stages:
+        return scale_fleet(Work(world, request, Journal(datetime.now(UTC))), stages)

@@ -1,0 +1,161 @@
+"""
+What all tasks of one request share: the world, the permission to change it, and the journal of what was done.
+
+`Work` is a plain class on purpose: Prefect looks into dataclasses that are passed to a task, at each call,
+and has nothing to find in here.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Event, Lock
+from typing import TYPE_CHECKING, TypeVar
+
+from forkyard.errors import ForkyardError, TransientError
+from forkyard.model import Outcome, Phase, ScaleRequest
+from forkyard.report import Journal
+from forkyard.world import World
+
+if TYPE_CHECKING:
+    from tasks.registration import RegistrationWatch
+
+T = TypeVar("T")
+I = TypeVar("I")
+
+logger = logging.getLogger(__name__)
+
+PARALLEL = 16
+"""Children of one batch that are worked on at once; more only queue in the hypervisor."""
+
+ATTEMPTS = 4
+"""How often one call for one child is made at most, the first included."""
+
+
+class Permit:
+    """
+    Whether changes may still be begun; asked before each one.
+
+    Withdrawn for good when the request is cancelled; gone also when the lease is lost.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a lease, so without permission."""
+        self.stop = Event()
+        """Set when the request must end: whoever waits for a guest stops waiting."""
+        self.fencing = 0
+        self._lost: Event | None = None
+        self._reason = "no lease is held"
+        self._fork_failures = 0
+        self._fork_limit = 0
+        self._lock = Lock()
+
+    def grant(self, lost: Event, fencing: int, *, fork_limit: int) -> None:
+        """Permit changes until *lost* is set, and forks until *fork_limit* children have failed."""
+        self._lost, self.fencing, self._fork_limit = lost, fencing, fork_limit
+
+    def withdraw(self, reason: str) -> None:
+        """Permit nothing any more."""
+        self._reason = reason
+        self.stop.set()
+
+    def note_failure(self) -> None:
+        """Count one child that could not be made."""
+        with self._lock:
+            self._fork_failures += 1
+
+    def refusal(self, *, undo: bool = False) -> str | None:
+        """Why no change may be begun, or None; to *undo* is permitted also after the permit was withdrawn."""
+        if self._lost is None or (self.stop.is_set() and not undo):
+            return self._reason
+        return "the lease was lost, and somebody else may be changing the service" if self._lost.is_set() else None
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether the lease was held and is lost."""
+        return self._lost is not None and self._lost.is_set()
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether so many children failed that making more is pointless."""
+        return self._fork_failures >= self._fork_limit
+
+
+class Work:
+    """One request at work on one service."""
+
+    def __init__(self, world: World, request: ScaleRequest, journal: Journal) -> None:
+        """Begin with nothing permitted."""
+        self.world = world
+        self.request = request
+        self.journal = journal
+        self.permit = Permit()
+        self.watch: RegistrationWatch | None = None
+        self.draining: set[str] = set()
+        """Children that this request has marked and not yet destroyed."""
+
+    @property
+    def service(self) -> str:
+        """The service that is scaled."""
+        return self.world.service
+
+    def attempt(
+        self,
+        name: str,
+        phase: Phase | None,
+        call: Callable[[timedelta], T],
+        timeout: timedelta,
+        *,
+        undo: bool = False,
+    ) -> Outcome[T]:
+        """
+        Do one thing for one child, again when that may help, and say what came of it; never raises.
+
+        *call* is given the time that is left of *timeout* for all attempts together. With *undo* it is
+        made also after the request was cancelled, but never after the lease was lost.
+        """
+        started = datetime.now(UTC)
+        if phase is not None:
+            self.journal.begin(name, phase, started)
+        value, error, transient = self._try(name, call, started + timeout, undo=undo)
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        if phase is not None:
+            self.journal.end(name, phase, seconds, error)
+        return Outcome(name, value, error, transient, started, seconds)
+
+    def _try(
+        self, name: str, call: Callable[[timedelta], T], deadline: datetime, *, undo: bool
+    ) -> tuple[T | None, str | None, bool]:
+        for pause in _pauses():
+            refusal = self.permit.refusal(undo=undo)
+            if refusal is not None:
+                return None, f"{name}: not begun: {refusal}", False
+            try:
+                return call(deadline - datetime.now(UTC)), None, False
+            except TransientError as error:
+                # One more go only while the child could still make it in time.
+                if pause is None or datetime.now(UTC) + timedelta(seconds=pause) >= deadline:
+                    return None, str(error), True
+                logger.info("%s: again in %.1f s: %s", name, pause, error)
+                self.permit.stop.wait(pause)
+            except ForkyardError as error:
+                return None, str(error), False
+            except Exception as error:  # a bug met by one child must not leave the others half made
+                logger.exception("%s: a bug", name)
+                return None, f"{name}: a bug: {type(error).__name__}: {error}", False
+        raise AssertionError  # the last pause is None, and that returns
+
+    def each(self, items: Sequence[I], act: Callable[[I], T]) -> list[T]:
+        """Act on each item of a batch, several at once; results in the items' order."""
+        if len(items) <= 1:
+            return [act(item) for item in items]
+        with ThreadPoolExecutor(min(PARALLEL, len(items)), thread_name_prefix="batch") as pool:
+            return list(pool.map(act, items))
+
+
+def _pauses() -> Iterator[float | None]:
+    """Seconds to wait after each failed attempt, with jitter, so that children do not come back all at once."""
+    for attempt in range(ATTEMPTS - 1):
+        yield random.uniform(0.5, 1.5) * 0.4 * 2**attempt  # noqa: S311 - jitter, not a secret
+    yield None
