@@ -1,0 +1,166 @@
+"""
+A whole lab for tests: its own namespace, ports and directories, driven by the command line as a person drives it.
+
+The frozen parent and the image stay in the cache between runs, because they are made from their inputs' hash;
+all else is new for each lab and gone when it ends.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from forkyard.settings import Settings, load_settings
+
+FORKYARD = Path(sys.executable).with_name("forkyard")
+
+_CONFIG = """
+state_dir = "{state}"
+run_dir = "{run}"
+cache_dir = "{cache}"
+
+[consul]
+url = "http://127.0.0.1:{consul}"
+join = ["10.79.0.11", "10.79.0.12", "10.79.0.13"]
+
+[nginx]
+directory = "{run}/nginx"
+url = "http://127.0.0.1:{balancer}"
+namespace = "{namespace}"
+
+[prefect]
+api_url = "http://127.0.0.1:{prefect}/api"
+
+[qemu]
+namespace = "{namespace}"
+bridge = "fyt0"
+network = "10.79.0.0/22"
+first_address = "10.79.1.1"
+
+[lab]
+load_balancer_port = {balancer}
+consul_port = {consul}
+prefect_port = {prefect}
+
+[services.game]
+maximum = 12
+drain_timeout = "10s"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call of the command line gave."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - whatever the command says
+        """The last JSON object on standard output."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A running lab and the person in front of it."""
+
+    config: Path
+    settings: Settings
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Type a command and do not wait for it."""
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [FORKYARD, "--config", self.config, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str, timeout: float = 300) -> Answer:
+        """Type a command and wait for its end."""
+        began = time.monotonic()
+        process = self.start(*words)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Answer(process.returncode, out, err, time.monotonic() - began)
+
+    def scale(self, target: int, *words: str) -> Answer:
+        """Ask for *target* children of the game."""
+        return self.run("scale", "game", "--to", str(target), "--json", *words)
+
+    def game(self) -> Any:  # noqa: ANN401 - the command's own JSON
+        """The game, as `forkyard status` sees it."""
+        answer = self.run("status", "--json")
+        assert answer.code == 0, answer.err
+        return answer.json["services"]["game"]
+
+    def ask(self) -> Any:  # noqa: ANN401 - the game's own JSON
+        """Play: one request through the load balancer on a connection of its own."""
+        answer = httpx.get(self.settings.nginx.url, headers={"Accept": "application/json"}, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def who_answers(self, requests: int) -> set[str]:
+        """Names of the children behind *requests* answers."""
+        return {self.ask()["child"] for _ in range(requests)}
+
+
+def write_config(directory: Path, run: Path, cache: Path, *, namespace: str) -> Path:
+    """A forkyard.toml for a lab beside all others: free ports, its own names and directories."""
+    ports = free_ports(3)
+    path = directory / "forkyard.toml"
+    path.write_text(
+        _CONFIG.format(
+            state=directory / "state",
+            run=run,
+            cache=cache,
+            namespace=namespace,
+            balancer=ports[0],
+            consul=ports[1],
+            prefect=ports[2],
+        )
+    )
+    return path
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on, each another."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@contextmanager
+def running_lab(config: Path) -> Iterator[Lab]:
+    """Bring the lab up; take it down whatever happens."""
+    lab = Lab(config, load_settings(config))
+    up = lab.run("lab", "up", timeout=1500)
+    try:
+        assert up.code == 0, f"{up.out}\n{up.err}"
+        yield lab
+    finally:
+        down = lab.run("lab", "down", timeout=120)
+        assert down.code == 0, f"{down.out}\n{down.err}"
