@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,9 +16,6 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     asked = _parse(arguments)
     try:
-        if asked.consul is None:
-            text = "no consul on PATH: install Consul (1.8 or newer) or give --consul FILE."
-            raise InstallError(text)  # noqa: TRY301 - one place tells the person
         install_agent(
             asked.root,
             consul=asked.consul,
@@ -40,10 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    found = shutil.which("consul")
     parser = argparse.ArgumentParser(prog="python -m guest.install", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("/"), help="system to install into (default: this one)")
-    parser.add_argument("--consul", type=Path, default=Path(found) if found else None, help="Consul's program")
+    parser.add_argument("--consul", type=Path, help="Consul's program (default: the one installed there)")
     parser.add_argument("--wheels", type=Path, help="directory with the libraries' wheels, for a machine without index")
     parser.add_argument("--container", required=True, help="name of the app's container")
     parser.add_argument("--port", type=int, required=True, help="the app's port inside its container")

@@ -21,6 +21,7 @@ from guest.install.distribution import OLDEST_PYTHON, Distribution, InstallError
 FILES = Path(__file__).parent / "files"
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 HOME = "opt/forkyard"
+CONSUL_PLACES = ("usr/bin/consul", "usr/local/bin/consul")
 UNITS = ("forkyard-agent.service", "forkyard-consul.service")
 DOCSTRING_ONLY = '"""The part of forkyard that a guest shares with its host."""\n'
 
@@ -33,13 +34,13 @@ class AppHooks:
 
     container: str = "game"
     port: int = 8080
-    warm: str = ""
+    warm: str = "/warm"
 
 
 def install_agent(
     root: Path,
     *,
-    consul: Path,
+    consul: Path | None = None,
     wheels: Path | None = None,
     app: AppHooks | None = None,
     interface: str = "eth0",
@@ -48,7 +49,7 @@ def install_agent(
     """
     Install the agent, its libraries and a Consul agent below *root*, enabled at boot.
 
-    *wheels* is a directory to take the libraries from; None takes them from this machine's package index.
+    *consul* is Consul's program; None takes the one that is in *root* already. *wheels* is a directory to take the libraries from; None takes them from this machine's package index.
     With *root* other than / nothing is run in there but its own Python, to compile what was installed.
 
     Raises:
@@ -61,7 +62,7 @@ def install_agent(
     progress("the agent's libraries")
     install_libraries(root / HOME / "site-packages", python, wheels)
     progress("Consul, units and configuration")
-    _copy(consul, root / HOME / "bin/consul", 0o755)
+    _put_consul(root, consul)
     install_units(root)
     _write(root / "etc/forkyard/agent.toml", render_config(app or AppHooks(), interface))
     _copy(FILES / "forkyard.conf", root / "etc/tmpfiles.d/forkyard-agent.conf", 0o644)
@@ -103,6 +104,20 @@ def _installer(python: tuple[int, int]) -> list[str]:
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"),
         *("--root-user-action", "ignore", "--python-version", version, "--only-binary", ":all:"),
     ]
+
+
+def _put_consul(root: Path, consul: Path | None) -> None:
+    target = root / HOME / "bin/consul"
+    if consul is not None:
+        _copy(consul, target, 0o755)
+        return
+    found = [place for place in CONSUL_PLACES if (root / place).is_file()]
+    if not found:
+        text = f"{root}: no Consul in {', '.join(CONSUL_PLACES)}. Install it there, or say where its program is."
+        raise InstallError(text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(f"/{found[0]}")
 
 
 def install_units(root: Path) -> None:
