@@ -152,7 +152,9 @@ def _observe(settings: Settings, service: str) -> Fleet:
 
 
 def _status(settings: Settings, fleets: list[Fleet]) -> Json:
-    return {"services": {fleet.service: service_shape(fleet, read_seconds(settings, fleet.service)) for fleet in fleets}}
+    return {
+        "services": {fleet.service: service_shape(fleet, read_seconds(settings, fleet.service)) for fleet in fleets}
+    }
 
 
 def _explain_holder(world: World) -> str | None:

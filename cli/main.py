@@ -5,6 +5,8 @@ Every command imports what it needs when it runs: `forkyard scale` is to have it
 second, and a help text needs no driver.
 """
 
+# ruff: noqa: FBT002, PLC0415 - typer makes flags of booleans; imports wait until a command runs
+
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,18 +27,11 @@ parent_app = typer.Typer(no_args_is_help=True, help="The VMs that children are f
 app.add_typer(lab_app, name="lab")
 app.add_typer(parent_app, name="parent")
 
-Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout; progress stays on stderr.")]
-Service = Annotated[str, typer.Argument(help="The service, as forkyard.toml calls it.", autocompletion=lambda: _services())]
-SomeService = Annotated[
-    str | None, typer.Argument(help="The service; left out: all of them.", autocompletion=lambda: _services())
-]
-Target = Annotated[int, typer.Option("--to", help="How many children are to serve: an absolute number.", metavar="N")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
-
-def _services() -> list[str]:
-    from forkyard.errors import ForkyardError  # noqa: PLC0415 - only while completing
-    from forkyard.settings import load_settings  # noqa: PLC0415 - only while completing
+def complete_service() -> list[str]:
+    """Complete the name of a service."""
+    from forkyard.errors import ForkyardError
+    from forkyard.settings import load_settings
 
     try:
         return sorted(load_settings().services)
@@ -44,9 +39,27 @@ def _services() -> list[str]:
         return []  # a shell that completes has nowhere to show an error
 
 
+def complete_bench() -> list[str]:
+    """Complete the name of a bench."""
+    from cli.bench import BENCHES
+
+    return sorted(BENCHES)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout; progress stays on stderr.")]
+Service = Annotated[
+    str, typer.Argument(help="The service, as forkyard.toml calls it.", autocompletion=complete_service)
+]
+SomeService = Annotated[
+    str | None, typer.Argument(help="The service; left out: all of them.", autocompletion=complete_service)
+]
+Target = Annotated[int, typer.Option("--to", help="How many children are to serve: an absolute number.", metavar="N")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415 - only when it is asked for
+        from importlib.metadata import version
 
         typer.echo(f"forkyard {version('forkyard')}")
         raise typer.Exit
@@ -56,14 +69,18 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
 def root(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The forkyard.toml to read.", envvar="FORKYARD_CONFIG", show_envvar=True)
+        Path | None,
+        typer.Option("--config", help="The forkyard.toml to read.", envvar="FORKYARD_CONFIG", show_envvar=True),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Write the log to stderr.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version.")] = False,  # noqa: ARG001, FBT002
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version.")
+    ] = False,
 ) -> None:
     """Scale an app in seconds by forking running VMs."""
-    import logging  # noqa: PLC0415 - not for a help text
+    import logging
 
+    del version  # its callback has answered it
     context.obj = config
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -77,7 +94,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
     Exit code 0 when nothing failed (warnings are allowed), 2 when something must be mended first.
     """
-    from cli.doctor import run_doctor  # noqa: PLC0415
+    from cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(context.obj, as_json=json))
 
@@ -90,7 +107,9 @@ def scale(
     dry_run: DryRun = False,
     because: Annotated[str, typer.Option(help="Why; stands in the run's tags and report.", metavar="TEXT")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the last children go.")] = False,
-    in_process: Annotated[bool, typer.Option("--in-process", help="Run the flow here, even when Prefect answers.")] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run the flow here, even when Prefect answers.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """
@@ -100,12 +119,11 @@ def scale(
     and leaves a consistent fleet. Asking for the same number again changes nothing.
 
     Examples:
-
     * `forkyard scale game --to 4`
     * `forkyard scale game --to 12 --because "pre-sale at noon" --json`
     * `forkyard scale game --to 0 --dry-run`
     """
-    from cli.scale import ScaleOptions, run_scale  # noqa: PLC0415
+    from cli.scale import ScaleOptions, run_scale
 
     options = ScaleOptions(
         service=service, target=to, dry_run=dry_run, reason=because, yes=yes, in_process=in_process, as_json=json
@@ -120,7 +138,7 @@ def plan(context: typer.Context, service: Service, to: Target, json: Json = Fals
 
     Example: `forkyard plan game --to 8`
     """
-    from cli.fleet import run_plan  # noqa: PLC0415
+    from cli.fleet import run_plan
 
     raise typer.Exit(run_plan(context.obj, service, to, as_json=json))
 
@@ -136,11 +154,10 @@ def status(
     Show the children of a service, or of all, as they are now.
 
     Examples:
-
     * `forkyard status`
     * `forkyard status game --json | jq .services.game.serving`
     """
-    from cli.fleet import run_status  # noqa: PLC0415
+    from cli.fleet import run_status
 
     raise typer.Exit(run_status(context.obj, service, check=check, as_json=json))
 
@@ -157,7 +174,7 @@ def watch(
 
     Without a terminal, a line (or with `--json` an object) for each change.
     """
-    from cli.fleet import run_watch  # noqa: PLC0415
+    from cli.fleet import run_watch
 
     raise typer.Exit(run_watch(context.obj, service, every=every, as_json=json))
 
@@ -169,7 +186,7 @@ def reap(context: typer.Context, service: SomeService = None, dry_run: DryRun = 
 
     Works without Prefect. Touches only what carries forkyard's stamp, and only what was seen twice.
     """
-    from cli.reap import run_reap  # noqa: PLC0415
+    from cli.reap import run_reap
 
     raise typer.Exit(run_reap(context.obj, service, dry_run=dry_run, as_json=json))
 
@@ -177,7 +194,7 @@ def reap(context: typer.Context, service: SomeService = None, dry_run: DryRun = 
 @app.command()
 def sync(context: typer.Context, service: SomeService = None, json: Json = False) -> None:
     """Stay, and keep Nginx's upstreams as Consul says, until Ctrl-C."""
-    from cli.sync import run_sync  # noqa: PLC0415
+    from cli.sync import run_sync
 
     raise typer.Exit(run_sync(context.obj, service, as_json=json))
 
@@ -186,7 +203,7 @@ def sync(context: typer.Context, service: SomeService = None, json: Json = False
 def bench(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Which; left out: the list of them.", autocompletion=lambda: _benches())
+        str | None, typer.Argument(help="Which; left out: the list of them.", autocompletion=complete_bench)
     ] = None,
     runs: Annotated[int | None, typer.Option(help="How often; the median counts.", min=1, max=100)] = None,
     json: Json = False,
@@ -195,25 +212,18 @@ def bench(
     Measure, and compare with the bar.
 
     Examples:
-
     * `forkyard bench`
     * `forkyard bench scale-4 --runs 3 --json`
     """
-    from cli.bench import run_bench  # noqa: PLC0415
+    from cli.bench import run_bench
 
     raise typer.Exit(run_bench(context.obj, name, runs=runs, as_json=json))
-
-
-def _benches() -> list[str]:
-    from cli.bench import BENCHES  # noqa: PLC0415 - only while completing
-
-    return sorted(BENCHES)
 
 
 @lab_app.command("up")
 def lab_up(context: typer.Context, json: Json = False) -> None:
     """Start what is not running: Consul, Nginx, Prefect, the parent. The second time is quick."""
-    from cli.lab import run_up  # noqa: PLC0415
+    from cli.lab import run_up
 
     raise typer.Exit(run_up(context.obj, as_json=json))
 
@@ -221,7 +231,7 @@ def lab_up(context: typer.Context, json: Json = False) -> None:
 @lab_app.command("down")
 def lab_down(context: typer.Context, json: Json = False) -> None:
     """Stop all of it, children included; frozen parents stay on disk."""
-    from cli.lab import run_down  # noqa: PLC0415
+    from cli.lab import run_down
 
     raise typer.Exit(run_down(context.obj, as_json=json))
 
@@ -229,7 +239,7 @@ def lab_down(context: typer.Context, json: Json = False) -> None:
 @lab_app.command("status")
 def lab_status(context: typer.Context, json: Json = False) -> None:
     """Say what runs, and the addresses to open."""
-    from cli.lab import run_status  # noqa: PLC0415
+    from cli.lab import run_status
 
     raise typer.Exit(run_status(context.obj, as_json=json))
 
@@ -245,7 +255,7 @@ def parent_build(
     json: Json = False,
 ) -> None:
     """Build the parent's disk image and boot it to the fork point, running and not yet frozen."""
-    from cli.parent import run_build  # noqa: PLC0415
+    from cli.parent import run_build
 
     raise typer.Exit(run_build(context.obj, service, again=again, as_json=json))
 
@@ -253,7 +263,7 @@ def parent_build(
 @parent_app.command("freeze")
 def parent_freeze(context: typer.Context, name: ParentName = "game", json: Json = False) -> None:
     """Quiesce the app, stop the VM, and keep memory, state and disk as a frozen parent."""
-    from cli.parent import run_freeze  # noqa: PLC0415
+    from cli.parent import run_freeze
 
     raise typer.Exit(run_freeze(context.obj, name, as_json=json))
 
@@ -261,7 +271,7 @@ def parent_freeze(context: typer.Context, name: ParentName = "game", json: Json 
 @parent_app.command("list")
 def parent_list(context: typer.Context, json: Json = False) -> None:
     """List the parents, running and frozen."""
-    from cli.parent import run_list  # noqa: PLC0415
+    from cli.parent import run_list
 
     raise typer.Exit(run_list(context.obj, as_json=json))
 
@@ -269,7 +279,7 @@ def parent_list(context: typer.Context, json: Json = False) -> None:
 @parent_app.command("verify")
 def parent_verify(context: typer.Context, name: ParentName = "game", json: Json = False) -> None:
     """Read a frozen parent's files again and compare them with its fingerprint."""
-    from cli.parent import run_verify  # noqa: PLC0415
+    from cli.parent import run_verify
 
     raise typer.Exit(run_verify(context.obj, name, as_json=json))
 
@@ -282,7 +292,7 @@ def parent_remove(
     json: Json = False,
 ) -> None:
     """Remove a frozen parent; refused while children live that share its memory."""
-    from cli.parent import run_remove  # noqa: PLC0415
+    from cli.parent import run_remove
 
     raise typer.Exit(run_remove(context.obj, name, yes=yes, as_json=json))
 
@@ -291,8 +301,8 @@ def main() -> None:
     """Run the command line; every way out has its exit code (see `cli.failures`)."""
     try:
         app()
-    except (Exception, KeyboardInterrupt) as error:  # the outermost edge: nothing may surface as a traceback
-        from cli.failures import report_failure  # noqa: PLC0415 - only when something failed
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost edge: no traceback surfaces
+        from cli.failures import report_failure
 
         sys.exit(report_failure(error))
 

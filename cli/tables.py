@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from cli.shapes import count_phases
-from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
+from forkyard.model import Child, Fleet, Phase, Placement, ScalePlan, StepKind
 from forkyard.reap import ReapReport
 
 _COLOURS = {
@@ -71,8 +71,10 @@ def fleet_table(fleet: Fleet, seconds: Mapping[str, Mapping[str, float]]) -> Tab
 def plan_table(plan: ScalePlan, fleet: Fleet) -> Table:
     """What each parent and host has now, gets and loses."""
     title = f"{plan.request.service}: {plan.current} now, {plan.target} wanted"
-    table = make_table(title, "parent", "host", "now", "change", "then", "room", "room then", right=("now", "change", "then"))
-    places = {(place.parent, place.host): place for place in fleet.placements}
+    table = make_table(
+        title, "parent", "host", "now", "change", "then", "room", "room then", right=("now", "change", "then")
+    )
+    places: dict[tuple[str | None, str], Placement] = {(p.parent, p.host): p for p in fleet.placements}
     here = {(child.vm.parent, child.vm.host) for child in fleet.children}
     homes = {child.vm.name: (child.vm.parent, child.vm.host) for child in fleet.children}
     for key in [*places, *sorted(here - set(places), key=str)]:

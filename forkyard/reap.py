@@ -120,7 +120,7 @@ def reap(
         if not before:
             return ReapReport(world.service, (), (), dry_run)
         if lease.lost.wait(interval.total_seconds()):
-            text = f"{world.service}: the lease was lost between two looks. Nothing was removed; run `forkyard reap` again."
+            text = f"{world.service}: the lease was lost between two looks, and nothing was removed. Run it again."
             raise NotReady(text)
         now = _look(world)
         orphans = tuple(orphan for orphan in now if (orphan.name, orphan.mark) in before)

@@ -194,7 +194,9 @@ def _contradictions(settings: Settings) -> list[Problem]:
         if address is not None and address not in qemu.network:
             problems.append(Problem(("qemu", key), f' = "{address}": is outside of qemu.network, {qemu.network}.'))
     if len(str(settings.run_dir)) > longest:
-        text = f' = "{settings.run_dir}": is too long; a socket below it may have 107 bytes in all. Use at most {longest}.'
+        text = (
+            f' = "{settings.run_dir}": is too long; a socket below it may have 107 bytes in all. Use at most {longest}.'
+        )
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
     numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port]
@@ -203,7 +205,9 @@ def _contradictions(settings: Settings) -> list[Problem]:
     for name, service in settings.services.items():
         path = ("services", name)
         if not SERVICE_NAME.fullmatch(name):
-            text = ": is part of host names, so it is at most 40 lower-case letters, digits and hyphens, a letter first."
+            text = (
+                ": is part of host names, so it is at most 40 lower-case letters, digits and hyphens, a letter first."
+            )
             problems.append(Problem(path, text))
         if service.minimum > service.maximum:
             text = f" = {service.minimum}: is above maximum, {service.maximum}."

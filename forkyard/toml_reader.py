@@ -1,5 +1,5 @@
 """
-Read a TOML text into frozen dataclasses, and say of everything that is wrong: which line, which key, what would be right.
+Read a TOML text into frozen dataclasses; say of all that is wrong which line, which key, and what would be right.
 
 Standard library only, because every command pays for this import before it does anything. A field's type is its
 contract; bounds and choices stand in its metadata (see `bounded` and `one_of`). An unknown key is a problem.
@@ -24,7 +24,9 @@ KeyPath = tuple[str, ...]
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _HEADER = re.compile(r"\s*\[\[?\s*(?P<name>[^\]]+?)\s*\]\]?")
-_KEY = re.compile(r"\s*(?P<name>(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*=")
+_KEY = re.compile(
+    r"\s*(?P<name>(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*="
+)
 _PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+)")
 
 
@@ -41,7 +43,13 @@ class Problem:
         return f"line {line}: {'.'.join(self.path)}{self.text}" if line else f"{'.'.join(self.path)}{self.text}"
 
 
-def bounded(default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None) -> Any:  # noqa: ANN401 - as dataclasses.field
+def bounded(
+    default: Any,  # noqa: ANN401 - as dataclasses.field, whose type is the field's own
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> Any:  # noqa: ANN401 - as above
     """Declare a number's field with bounds; durations are bounded in seconds."""
     return field(default=default, metadata={"at_least": at_least, "above": above, "at_most": at_most})
 
@@ -109,7 +117,11 @@ def _split(name: str) -> KeyPath:
 
 def _unknown(key: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.6)
-    return f": no such key. Did you mean `{near[0]}`?" if near else f": no such key. There are: {', '.join(sorted(known))}."
+    return (
+        f": no such key. Did you mean `{near[0]}`?"
+        if near
+        else f": no such key. There are: {', '.join(sorted(known))}."
+    )
 
 
 def _read(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -> object:  # noqa: ANN401 - a type, or a union of types
@@ -140,7 +152,7 @@ def _guarded(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -
 def _table(raw: object) -> Mapping[str, object]:
     if not isinstance(raw, dict):
         message = "a table of keys is wanted"
-        raise ValueError(message)  # noqa: TRY004 - one kind of error for all that is wrong in a file
+        raise ValueError(message)
     return raw
 
 
@@ -161,14 +173,14 @@ def _number(raw: object) -> float:
 def _flag(raw: object) -> bool:
     if not isinstance(raw, bool):
         message = "true or false is wanted, without quotes"
-        raise ValueError(message)  # noqa: TRY004 - as above
+        raise ValueError(message)
     return raw
 
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str):
         message = f'a text in quotes is wanted, such as "{raw}"'
-        raise ValueError(message)  # noqa: TRY004 - as above
+        raise ValueError(message)
     return raw
 
 
@@ -229,7 +241,11 @@ def _bound(value: object, raw: object, declared: "Field[Any]") -> object:
     if not isinstance(number, (int, float)):
         return value
     low, above, high = bounds.get("at_least"), bounds.get("above"), bounds.get("at_most")
-    if (low is not None and number < low) or (above is not None and number <= above) or (high is not None and number > high):
+    if (
+        (low is not None and number < low)
+        or (above is not None and number <= above)
+        or (high is not None and number > high)
+    ):
         parts = [f"at least {low:g}" if low is not None else "", f"more than {above:g}" if above is not None else ""]
         parts.append(f"at most {high:g}" if high is not None else "")
         unit = " seconds" if isinstance(value, timedelta) else ""

@@ -24,7 +24,7 @@ PARENT = VmId("game")
 HOST = "here"
 
 
-def a_vm(
+def a_vm(  # noqa: PLR0913 - every mark of a VM that a phase may depend on
     name: str,
     *,
     kept: bool = True,
@@ -54,7 +54,9 @@ def a_vm(
     )
 
 
-def a_registration(name: str, *, status: str = "passing", fork_id: str | None = None, draining: bool = False) -> Registration:
+def a_registration(
+    name: str, *, status: str = "passing", fork_id: str | None = None, draining: bool = False
+) -> Registration:
     """The entry that belongs to `a_vm` of the same name."""
     mark = f"fork-{name}" if fork_id is None else fork_id
     return Registration(f"{name}:game:80", "game", name, "10.77.1.1", 80, status, mark, draining)

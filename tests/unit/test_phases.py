@@ -27,7 +27,12 @@ PASSING, CRITICAL = a_registration(NAME), a_registration(NAME, status="critical"
         (a_vm(NAME, kept=False, power=Power.DEAD), None, False, Phase.FAILED),
     ],
 )
-def test_a_phase_follows_from_what_is_seen(vm: Vm, registration: Registration | None, in_upstream: bool, phase: Phase) -> None:
+def test_a_phase_follows_from_what_is_seen(
+    vm: Vm,
+    registration: Registration | None,
+    in_upstream: bool,  # noqa: FBT001 - a parameter of the table above
+    phase: Phase,
+) -> None:
     assert derive_phase(vm, registration, in_upstream=in_upstream) is phase
 
 
@@ -59,6 +64,8 @@ def test_an_entry_without_a_vm_is_a_stray() -> None:
 
 def test_the_worst_of_a_childs_entries_speaks_for_it() -> None:
     second = Registration("second", "game", NAME, "10.77.1.1", 81, "critical", f"fork-{NAME}")
-    fleet = make_fleet("game", observed_at=NOW, vms=[a_vm(NAME, kept=False)], registrations=[PASSING, second], upstream=None)
+    fleet = make_fleet(
+        "game", observed_at=NOW, vms=[a_vm(NAME, kept=False)], registrations=[PASSING, second], upstream=None
+    )
     assert fleet.children[0].phase is Phase.REGISTERED
     assert fleet.strays == ()

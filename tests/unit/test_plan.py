@@ -37,7 +37,8 @@ def test_above_the_maximum_is_refused_with_what_to_do() -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_plan(a_request(200), a_fleet(), LIMITS)
     assert str(caught.value) == (
-        "game: 200 is above this service's maximum of 10. Ask for at most 10, or raise services.game.maximum in forkyard.toml."
+        "game: 200 is above this service's maximum of 10. "
+        "Ask for at most 10, or raise services.game.maximum in forkyard.toml."
     )
 
 
@@ -118,7 +119,9 @@ def test_a_child_that_was_given_up_is_removed_and_its_name_is_not_used_again() -
 
 
 def test_what_does_not_fit_is_refused_with_the_bound() -> None:
-    with pytest.raises(CapacityExhausted, match=r"4 more children are needed and 3 fit \(here: room for 3, bounded by memory\)"):
+    with pytest.raises(
+        CapacityExhausted, match=r"4 more children are needed and 3 fit \(here: room for 3, bounded by memory\)"
+    ):
         make_plan(a_request(4), a_fleet(placements=(a_placement(3),)), LIMITS)
 
 
@@ -172,7 +175,9 @@ def fleets(draw: st.DrawFn) -> Fleet:
     return a_fleet(*children, placements=(a_placement(20, host="a"), a_placement(20, host="b")))
 
 
-limits_ = st.builds(lambda low, more, step: Limits(low, low + more, step), st.integers(0, 3), st.integers(1, 15), st.integers(1, 20))
+limits_ = st.builds(
+    lambda low, more, step: Limits(low, low + more, step), st.integers(0, 3), st.integers(1, 15), st.integers(1, 20)
+)
 
 
 def apply(plan: ScalePlan, fleet: Fleet) -> Fleet:

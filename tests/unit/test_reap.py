@@ -155,14 +155,14 @@ def test_a_dry_run_finds_and_removes_nothing(world: World, fake: FakeWorld) -> N
 
 def test_a_service_that_somebody_living_works_on_is_not_touched(world: World, fake: FakeWorld) -> None:
     fork(world, fake, "game-aaaaaa-1", kept=False)
-    with world.registry.lease("game", make_holder("r", who="ada", reason="scale"), wait=SHORT):
-        with pytest.raises(LeaseHeld, match="ada"):
-            run(world)
+    ada = make_holder("r", who="ada", reason="scale")
+    with world.registry.lease("game", ada, wait=SHORT), pytest.raises(LeaseHeld, match="ada"):
+        run(world)
     assert len(fake.vms) == 1
 
 
 def test_the_lease_of_a_dead_process_is_broken(world: World, fake: FakeWorld) -> None:
-    ended = subprocess.Popen(["true"])  # noqa: S607
+    ended = subprocess.Popen(["true"])
     ended.wait()
     fake.holders["game"] = LeaseHolder("r", "ada", socket.gethostname(), ended.pid, datetime.now(UTC), "scale")
     fake.lost["game"] = threading.Event()
@@ -220,9 +220,13 @@ def test_a_pid_that_was_used_again_is_a_dead_holder() -> None:
 
 def test_a_living_holders_lease_is_not_broken(fake: FakeWorld) -> None:
     registry = FakeRegistry(fake)
-    with registry.lease("game", make_holder("r", who="ada", reason="scale"), wait=SHORT):
-        with pytest.raises(LeaseHeld), hold_lease(registry, "game", make_holder("s", who="bob", reason=""), wait=SHORT):
-            pass
+    ada, bob = (make_holder(who, who=who, reason="scale") for who in ("ada", "bob"))
+    with (
+        registry.lease("game", ada, wait=SHORT),
+        pytest.raises(LeaseHeld),
+        hold_lease(registry, "game", bob, wait=SHORT),
+    ):
+        pass
     assert fake.counted()["break_lease"] == 0
 
 

@@ -66,10 +66,16 @@ def test_every_kind_of_value_is_read() -> None:
             'my.toml: line 2: services.game.maximum = "many": a whole number is wanted, without quotes.',
         ),
         ("[services.game]\nmaximum = 0", "my.toml: line 2: services.game.maximum = 0: at least 1 is wanted."),
-        ("[services.game]\nmaximum = true", "my.toml: line 2: services.game.maximum = true: a whole number is wanted, without quotes."),
+        (
+            "[services.game]\nmaximum = true",
+            "my.toml: line 2: services.game.maximum = true: a whole number is wanted, without quotes.",
+        ),
         ("[services]\ngame = 3", "my.toml: line 2: services.game = 3: a table of keys is wanted."),
         ("qemu = 3", "my.toml: line 1: qemu = 3: a table of keys is wanted."),
-        ("run_dir = 'run'", 'my.toml: line 1: run_dir = "run": a path from the root is wanted, one that begins with /.'),
+        (
+            "run_dir = 'run'",
+            'my.toml: line 1: run_dir = "run": a path from the root is wanted, one that begins with /.',
+        ),
         ("run_dir = 5", 'my.toml: line 1: run_dir = 5: a text in quotes is wanted, such as "5".'),
         (
             "qemu.accelerator = 'kmv'",
@@ -84,12 +90,17 @@ def test_every_kind_of_value_is_read() -> None:
             "consul.join = '10.0.0.1'",
             'my.toml: line 1: consul.join = "10.0.0.1": a list is wanted, such as ["10.0.0.1"].',
         ),
-        ("consul.lease_ttl = 3", "my.toml: line 1: consul.lease_ttl = 3: at least 10 and at most 86400 seconds is wanted."),
+        (
+            "consul.lease_ttl = 3",
+            "my.toml: line 1: consul.lease_ttl = 3: at least 10 and at most 86400 seconds is wanted.",
+        ),
         ("[services.game]\nminimum = 20", "my.toml: line 2: services.game.minimum = 20: is above maximum, 16."),
         (
             "[services.Game]",
-            "my.toml: line 1: services.Game: is part of host names, so it is at most 40 lower-case letters, digits and "
-            "hyphens, a letter first.",
+            (
+                "my.toml: line 1: services.Game: is part of host names, so it is at most 40 lower-case letters, "
+                "digits and hyphens, a letter first."
+            ),
         ),
         (
             "[lab]\nconsul_port = 18080",

@@ -1,0 +1,182 @@
+"""Checks of what runs: ports, Consul, Nginx, Prefect, the frozen parents, and what a killed run left behind."""
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from cli.doctor import Check, Finding, failed, passed, warned
+from forkyard.errors import ForkyardError
+from forkyard.reap import find_orphans
+from forkyard.settings import Settings
+
+_SECONDS = 3.0
+_MOST_DRIFT = 5.0
+_UP = "Run `forkyard lab up`."
+
+
+def check_ports(settings: Settings) -> Iterable[Finding]:
+    """What the lab opens on 127.0.0.1 is free, or is ours."""
+    lab = settings.lab
+    wanted = {"load balancer": lab.load_balancer_port, "consul": lab.consul_port, "prefect": lab.prefect_port}
+    taken = {name: port for name, port in wanted.items() if _is_open("127.0.0.1", port)}
+    if not taken:
+        yield passed("ports", f"{', '.join(map(str, wanted.values()))} are free")
+        return
+    ours = _lab_is_up(settings)
+    shown = ", ".join(f"{port} ({name})" for name, port in taken.items())
+    if ours:
+        yield passed("ports", f"{shown}: the lab's")
+    else:
+        yield failed("ports", f"{shown}: taken by somebody else", "End that process, or set other ports under [lab].")
+
+
+def check_consul(settings: Settings) -> Iterable[Finding]:
+    """A leader, and a clock that agrees with ours."""
+    answer = _get(f"{settings.consul.url}/v1/status/leader")
+    if answer is None:
+        yield failed("consul", f"no answer at {settings.consul.url}", _UP)
+        return
+    leader = json.loads(answer.body or '""')
+    if not leader:
+        yield failed("consul", "has no leader", "Two of its three servers must be up: `forkyard lab up`.")
+        return
+    yield passed("consul", f"leader {leader}")
+    if abs(answer.drift) > _MOST_DRIFT:
+        step = "Set the clocks: leases and certificates depend on them."
+        yield warned("consul's clock", f"differs from ours by {answer.drift:.0f} s", step)
+
+
+def check_nginx(settings: Settings) -> Iterable[Finding]:
+    """It answers; with which upstream."""
+    where = urlsplit(settings.nginx.url)
+    if not _is_open(where.hostname or "127.0.0.1", where.port or 80):
+        yield failed("nginx", f"no answer at {settings.nginx.url}", _UP)
+        return
+    for service in sorted(settings.services):
+        yield _upstream(settings, service)
+
+
+def _upstream(settings: Settings, service: str) -> Finding:
+    from forkyard.world import open_world  # noqa: PLC0415 - drivers are imported only when asked
+
+    with open_world(settings, service) as world:
+        upstream = world.balancer.upstream(service)
+    servers = len(upstream.servers) if upstream is not None else 0
+    return passed(f"nginx: {service}", f"{settings.nginx.url} answers; {servers} servers in the upstream")
+
+
+def check_prefect(settings: Settings) -> Iterable[Finding]:
+    """The server answers, and somebody is there to run what it schedules."""
+    api = settings.prefect.api_url
+    if _get(f"{api}/health") is None:
+        step = f"{_UP} Without it, `forkyard scale` runs the flow itself."
+        yield warned("prefect", f"no answer at {api}", step)
+        return
+    yield passed("prefect", f"answers at {api}")
+    answer = _get(f"{api}/deployments/filter", body={})
+    deployments = json.loads(answer.body) if answer is not None else []
+    ready = [d["name"] for d in deployments if d.get("status") == "READY"]
+    if ready:
+        yield passed("prefect runner", f"serves {', '.join(sorted(ready))}")
+    else:
+        yield warned("prefect runner", "no deployment is served", _UP)
+
+
+def check_parents(settings: Settings) -> Iterable[Finding]:
+    """Each service has a frozen parent."""
+    from forkyard.world import open_world  # noqa: PLC0415 - as above
+
+    for service in sorted(settings.services):
+        with open_world(settings, service) as world:
+            parents = world.hypervisor.list_parents(service)
+            places = world.hypervisor.placements(service) if parents else []
+        if not parents:
+            step = "Run `forkyard lab up`, or `forkyard parent build` and `forkyard parent freeze`."
+            yield warned(f"parent: {service}", "no frozen parent", step)
+            continue
+        room = sum(place.room for place in places)
+        bound = f", bounded by {places[0].limited_by}" if places and places[0].limited_by else ""
+        names = ", ".join(f"{parent.name} (frozen {parent.frozen_at:%Y-%m-%d %H:%M})" for parent in parents)
+        yield passed(f"parent: {service}", f"{names}; room for {room} more children{bound}")
+
+
+def check_orphans(settings: Settings) -> Iterable[Finding]:
+    """What nobody owns."""
+    from forkyard.phases import observe_fleet  # noqa: PLC0415 - as above
+    from forkyard.world import open_world  # noqa: PLC0415 - as above
+
+    for service in sorted(settings.services):
+        try:
+            with open_world(settings, service) as world:
+                fleet = observe_fleet(world)
+                orphans = find_orphans(fleet, world.balancer.upstream(service), now=fleet.observed_at, leased=False)
+        except ForkyardError as error:
+            yield warned(f"orphans: {service}", f"cannot be looked for: {error}", _UP)
+            continue
+        if orphans:
+            shown = ", ".join(f"{orphan.name} ({orphan.kind.value})" for orphan in orphans[:5])
+            yield warned(f"orphans: {service}", f"{len(orphans)}: {shown}", "Run `forkyard reap`.")
+        else:
+            yield passed(f"orphans: {service}", "none")
+
+
+def check_lab(settings: Settings) -> Iterable[Finding]:
+    """The lab's parts are alive."""
+    from cli.lab import observe_lab  # noqa: PLC0415 - as above
+
+    status = observe_lab(settings)
+    dead = sorted(name for name, state in status.parts.items() if not state.running)
+    if not status.parts or len(dead) == len(status.parts):
+        yield warned("lab", "is down", _UP)
+    elif dead:
+        yield failed("lab", f"not running: {', '.join(dead)}", "Run `forkyard lab up`: it starts what is missing.")
+    else:
+        yield passed("lab", f"{', '.join(sorted(status.parts))} run")
+
+
+class _Answer:
+    """What came back, and how far the other side's clock is from ours."""
+
+    def __init__(self, body: str, date: str | None) -> None:
+        self.body = body
+        self.drift = parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0
+
+
+def _get(url: str, body: object = None) -> _Answer | None:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})  # noqa: S310 - from forkyard.toml
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310 - as above
+            return _Answer(response.read().decode(), response.headers.get("Date"))
+    except (OSError, urllib.error.URLError, ValueError):
+        return None
+
+
+def _is_open(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _lab_is_up(settings: Settings) -> bool:
+    from cli.lab import observe_lab  # noqa: PLC0415 - as above
+
+    return any(state.running for state in observe_lab(settings).parts.values())
+
+
+LAB_CHECKS: tuple[Check, ...] = (
+    check_lab,
+    check_ports,
+    check_consul,
+    check_nginx,
+    check_prefect,
+    check_parents,
+    check_orphans,
+)
