@@ -12,15 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from forkyard.settings import Settings, load_settings
+from forkyard.waiting import wait_for
 
 FORKYARD = Path(sys.executable).with_name("forkyard")
 
@@ -164,3 +166,8 @@ def running_lab(config: Path) -> Iterator[Lab]:
     finally:
         down = lab.run("lab", "down", timeout=120)
         assert down.code == 0, f"{down.out}\n{down.err}"
+
+
+def until(look: Callable[[], bool], *, seconds: float, what: str = "the awaited state") -> None:
+    """Wait until *look* is true; fails the test when it is not in time."""
+    wait_for(lambda: look() or None, what=what, timeout=timedelta(seconds=seconds), interval=timedelta(milliseconds=200))

@@ -1,0 +1,102 @@
+"""A flow that is killed at any moment leaves nothing that the reaper does not find."""
+
+import os
+import signal
+
+import httpx
+import psutil
+import pytest
+from pyroute2 import IPRoute
+
+from tests.support.lab import Lab, until
+
+MOMENTS = (0.1, 0.4, 0.8, 1.2, 1.7, 2.3, 3.0, 4.0, 5.5, 7.5)
+"""Seconds after the first sign of the flow's work: from before the first fork to after the last registration."""
+
+
+@pytest.mark.parametrize("seconds", MOMENTS)
+def test_after_kill_9_reap_and_the_same_command_again_the_fleet_is_exactly_as_asked(
+    empty_lab: Lab, seconds: float
+) -> None:
+    command = empty_lab.start("scale", "game", "--to", "3", "--json")
+    flow = _flow_process(empty_lab)
+    _let_it_work(flow, seconds)
+    _kill_tree(flow)
+    command.send_signal(signal.SIGINT)
+    command.communicate(timeout=120)
+
+    reaped = empty_lab.run("reap")
+    again = empty_lab.scale(3)
+
+    assert reaped.code == 0, reaped.err
+    assert again.code == 0, again.err
+    children = again.json["children"]
+    assert again.json["serving"] == 3
+    _assert_nothing_stray(empty_lab, {child["name"] for child in children}, {child["pid"] for child in children})
+
+
+def _flow_process(lab: Lab) -> psutil.Process:
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = [process for process in psutil.process_iter(["cmdline", "environ"]) if _is_flow(process, lab)]
+        return bool(found)
+
+    until(look, seconds=60, what="a process of the flow")
+    return found[0]
+
+
+def _is_flow(process: psutil.Process, lab: Lab) -> bool:
+    words = " ".join(process.info["cmdline"] or ())
+    environ = process.info["environ"] or {}
+    return "PREFECT__FLOW_RUN_ID" in environ and environ.get("PREFECT_API_URL") == lab.settings.prefect.api_url and (
+        "python" in words
+    )
+
+
+def _let_it_work(flow: psutil.Process, seconds: float) -> None:
+    try:
+        flow.wait(timeout=seconds)
+    except psutil.TimeoutExpired:
+        return
+
+
+def _kill_tree(flow: psutil.Process) -> None:
+    # QEMU processes are sessions of their own and no business of whoever started them.
+    try:
+        os.kill(flow.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
+    run, state = str(lab.settings.run_dir), str(lab.settings.state_dir)
+    qemus = {
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"].startswith("qemu-system") and any(run in w or state in w for w in process.info["cmdline"])
+    }
+    assert qemus - _standbys(lab) == pids
+    assert {path.name for path in (lab.settings.state_dir / "vms").iterdir()} == names
+    entries = httpx.get(f"{lab.settings.consul.url}/v1/catalog/service/game", timeout=10).json()
+    assert {entry["Node"] for entry in entries} == names
+    upstream = (lab.settings.nginx.directory / "upstreams" / "game.conf").read_text()
+    assert upstream.count("server ") == len(names)
+    taps = _taps(lab)
+    assert len(taps) == len(names) + len(_standbys(lab))
+
+
+def _standbys(lab: Lab) -> set[int]:
+    directory = lab.settings.state_dir / "standby"
+    return {
+        int(path.read_text().split()[0]) for path in (directory.glob("*/pid") if directory.exists() else ())
+    }
+
+
+def _taps(lab: Lab) -> list[str]:
+    with IPRoute(netns=str(lab.settings.qemu.namespace)) as links:
+        return [
+            name
+            for link in links.get_links()
+            if (name := link.get_attr("IFLA_IFNAME")) not in {"lo", lab.settings.qemu.bridge}
+        ]
