@@ -1,0 +1,1 @@
+"""The QEMU driver: forks VMs on this one Linux machine. `driver.QemuHypervisor` keeps the contract."""

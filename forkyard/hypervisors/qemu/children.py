@@ -1,0 +1,243 @@
+"""
+Children on disk: vms/NAME/{stamp.json, machine/{machine.json,disk.qcow2}, forked.json, identified.json}.
+
+The stamp is there from the child's first moment, and the address is in it: what is allotted is what the
+stamps say, so nothing is leaked by a crash. `forked.json` means that the child runs on its own.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from forkyard.errors import CapacityExhausted, PermanentError, Unavailable
+from forkyard.hypervisors.qemu import capacity
+from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_process, read_instance, translated
+from forkyard.hypervisors.qemu.network import choose_address, count_addresses, make_mac
+from forkyard.hypervisors.qemu.parents import Frozen
+from forkyard.hypervisors.qemu.records import (
+    is_current,
+    list_directories,
+    locked,
+    make_directory,
+    read_record,
+    remove_directory,
+    write_record,
+)
+from forkyard.model import Power, Role, Stamp, Vm, VmId
+from forkyard.processes import ProcessRef
+from forkyard.settings import Settings
+
+STAMP = "stamp.json"
+FORKED = "forked.json"
+IDENTIFIED = "identified.json"
+MACHINE = "machine"
+
+_ALLOT = timedelta(seconds=30)
+"""Allotting takes milliseconds: who waits longer waits for something broken."""
+_PSS_AGE = 10.0
+"""Seconds for which a measured PSS is told again: measuring costs the kernel a walk over all pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a stamp file says."""
+
+    name: str
+    parent: str
+    address: str
+    created: datetime
+    stamp: Stamp
+
+
+class ChildStore:
+    """The children below settings.state_dir/vms."""
+
+    def __init__(self, settings: Settings, host: str) -> None:
+        """Look at nothing yet."""
+        self._settings = settings
+        self._host = host
+        self._directory = settings.state_dir / "vms"
+        self._pss: dict[ProcessRef, tuple[float, int | None]] = {}
+
+    def path(self, name: str) -> Path:
+        """Where a child of that name is, or would be."""
+        return self._directory / name
+
+    def list_records(self) -> list[Record]:
+        """All children with a readable stamp, by name."""
+        records = (_read_stamp(path) for path in list_directories(self._directory))
+        return [record for record in records if record is not None]
+
+    def find(self, name: str) -> Record | None:
+        """The child's record, or None when it is not there."""
+        return _read_stamp(self.path(name))
+
+    def instance(self, name: str) -> Instance | None:
+        """The child's QEMU process, or None when it never came so far."""
+        return read_instance(self._settings.run_dir, self.path(name) / MACHINE)
+
+    def is_forked(self, name: str) -> bool:
+        """Whether the fork was finished."""
+        return (self.path(name) / FORKED).exists()
+
+    def mark(self, name: str, file: str, record: dict[str, object]) -> None:
+        """Put on record how far the child has come."""
+        write_record(self.path(name) / file, record)
+
+    def make_vm(self, record: Record, *, measure: bool = False) -> Vm:
+        """The child as it is now."""
+        instance = self.instance(record.name)
+        process = get_process(instance) if instance else None
+        return Vm(
+            id=VmId(record.name),
+            name=record.name,
+            role=Role.CHILD,
+            power=Power.RUNNING if process else Power.DEAD,
+            stamp=record.stamp,
+            parent=VmId(record.parent),
+            host=self._host,
+            address=record.address,
+            mac=make_mac(record.address),
+            created=record.created,
+            pid=process.pid if process else None,
+            pss_bytes=self._measure(process) if process and measure else None,
+            identified=(self.path(record.name) / IDENTIFIED).exists(),
+        )
+
+    @contextmanager
+    def held(self, name: str, *, timeout: timedelta) -> Iterator[None]:
+        """Keep everybody else from working on the child; raises FileNotFoundError when it is not there."""
+        path = self.path(name)
+        with locked(path, what=f"child {name}", timeout=timeout) as descriptor:
+            if not is_current(descriptor, path):
+                text = f"child {name} was removed or made anew just now. Look again."
+                raise Unavailable(text)
+            yield
+
+    def allot(self, name: str, parent: Frozen, stamp: Stamp) -> Record:
+        """
+        Give the child its stamp and its address, or find that it has them.
+
+        Raises:
+            PermanentError: the name belongs to a VM with another stamp.
+            CapacityExhausted: it does not fit; nothing was made.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
+            found = self.find(name)
+            if found is not None:
+                return _same(found, stamp)
+            records = self.list_records()
+            self._check_room(name, parent, records)
+            last = read_record(self._directory / "last.json")
+            address = choose_address(
+                self._settings.qemu, (r.address for r in records), str(last["address"]) if last else None
+            )
+            if address is None:
+                text = f"child {name}: no address is left in {self._settings.qemu.network}. Retire children, or widen qemu.network."
+                raise CapacityExhausted(text)
+            record = Record(name, parent.name, address, datetime.now(UTC), stamp)
+            if not make_directory(self.path(name), STAMP, _to_record(record)):
+                # Ours alone, and without a stamp that can be read: nothing of it can be kept.
+                self.remove(name, timeout=_ALLOT)
+                make_directory(self.path(name), STAMP, _to_record(record))
+            write_record(self._directory / "last.json", {"address": address})
+        return record
+
+    def restamp(self, record: Record, stamp: Stamp) -> Record:
+        """Replace the stamp; the name keeps its fork id and service."""
+        _same(record, stamp)
+        renewed = replace(record, stamp=stamp)
+        write_record(self.path(record.name) / STAMP, _to_record(renewed))
+        return renewed
+
+    def clear(self, name: str, *, timeout: timedelta) -> None:
+        """End what runs of the child and remove all but its stamp."""
+        instance = self.instance(name)
+        if instance is not None:
+            end_instance(instance, timeout=timeout)
+        for file in (FORKED, IDENTIFIED):
+            (self.path(name) / file).unlink(missing_ok=True)
+        remove_directory(self.path(name) / MACHINE)
+
+    def remove(self, name: str, *, timeout: timedelta) -> None:
+        """Remove the child and all it holds."""
+        self.clear(name, timeout=timeout)
+        remove_directory(self.path(name))
+
+    def facts(self, records: list[Record], memory: dict[str, int]) -> capacity.HostFacts:
+        """What is left on the host beside these children; *memory* is the size by parent."""
+        settings = self._settings
+        promised_memory = promised_disk = 0
+        for record in records:
+            instance = self.instance(record.name)
+            process = get_process(instance) if instance else None
+            expected = capacity.expected_memory(settings.qemu, memory.get(record.parent, 0))
+            promised_memory += max(0, expected - (capacity.private_memory(process) if process else 0))
+            promised_disk += max(0, capacity.DISK_PER_CHILD - (capacity.allocated(instance.disk) if instance else 0))
+        return capacity.HostFacts(
+            memory_available=capacity.memory_available(),
+            memory_promised=promised_memory,
+            disk_free=capacity.disk_free(settings.state_dir),
+            disk_promised=promised_disk,
+            addresses_free=count_addresses(settings.qemu) - len(records),
+        )
+
+    def _check_room(self, name: str, parent: Frozen, records: list[Record]) -> None:
+        facts = self.facts(records, dict.fromkeys((r.parent for r in records), parent.memory_bytes))
+        room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
+        if room < 1:
+            text = f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children, or add {limit}."
+            raise CapacityExhausted(text)
+
+    def _measure(self, process: ProcessRef) -> int | None:
+        now = time.monotonic()
+        measured, value = self._pss.get(process, (-_PSS_AGE, None))
+        if now - measured >= _PSS_AGE:
+            value = capacity.proportional_memory(process)
+            self._pss[process] = (now, value)
+        return value
+
+
+def _same(record: Record, stamp: Stamp) -> Record:
+    if (record.stamp.service, record.stamp.fork_id) != (stamp.service, stamp.fork_id):
+        text = (
+            f"child {record.name} belongs to another fork: it is stamped {record.stamp.service}/{record.stamp.fork_id}, "
+            f"not {stamp.service}/{stamp.fork_id}. Destroy it first, or choose another name."
+        )
+        raise PermanentError(text)
+    return record
+
+
+def _to_record(record: Record) -> dict[str, object]:
+    expires = record.stamp.expires
+    stamp = asdict(record.stamp) | {"expires": expires.isoformat() if expires else None}
+    return {
+        "format": 1,
+        "name": record.name,
+        "parent": record.parent,
+        "address": record.address,
+        "created": record.created.isoformat(),
+        "stamp": stamp,
+    }
+
+
+def _read_stamp(path: Path) -> Record | None:
+    found = read_record(path / STAMP)
+    if found is None or not isinstance(stamp := found.get("stamp"), dict):
+        return None
+    try:
+        expires = datetime.fromisoformat(stamp["expires"]) if stamp["expires"] else None
+        return Record(
+            name=path.name,
+            parent=str(found["parent"]),
+            address=str(found["address"]),
+            created=datetime.fromisoformat(str(found["created"])),
+            stamp=Stamp(**{**stamp, "expires": expires}),
+        )
+    except (KeyError, TypeError, ValueError):
+        # Not one of ours as it stands: `list_strays` shows it, `destroy` removes it.
+        return None

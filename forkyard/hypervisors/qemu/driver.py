@@ -1,0 +1,328 @@
+"""
+The QEMU driver: forks VMs on this one Linux machine, without a daemon of its own.
+
+It holds no state in memory that counts: what is there stands in settings.state_dir and in the living
+processes, so any number of processes may use it at once and any of them may be killed at any moment.
+"""
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from forkyard import wire
+from forkyard.errors import CapacityExhausted, NotFound, OutcomeUnknown, PermanentError, VerificationFailed
+from forkyard.hypervisors.qemu import capacity
+from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
+from forkyard.hypervisors.qemu.guest_channel import GuestChannel
+from forkyard.hypervisors.qemu.instance import Instance, explained, get_process, translated
+from forkyard.hypervisors.qemu.launcher import Launcher
+from forkyard.hypervisors.qemu.machine import NIC
+from forkyard.hypervisors.qemu.network import attach, make_mac
+from forkyard.hypervisors.qemu.nursery import Nursery
+from forkyard.hypervisors.qemu.parents import Frozen, ParentStore
+from forkyard.hypervisors.qemu.qmp import Qmp
+from forkyard.hypervisors.qemu.records import read_record
+from forkyard.hypervisors.qemu.standby import StandbyStore
+from forkyard.hypervisors.qemu.strays import Stray, find_strays, remove_stray
+from forkyard.hypervisors.qemu.timing import Deadline, Steps
+from forkyard.model import ForkSpec, FrozenParent, Identity, IdentityReport, Placement, Power, Stamp, Vm, VmId
+from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_ROLLBACK = timedelta(seconds=15)
+
+
+class QemuHypervisor:
+    """A `forkyard.hypervisors.Hypervisor` on this machine."""
+
+    name = "qemu"
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing is started, made or looked at."""
+        self._settings = settings
+        self._host = socket.gethostname()
+        self._parents = ParentStore(settings.state_dir / "parents", settings.run_dir / "verified")
+        self._children = ChildStore(settings, self._host)
+        self._standbys = StandbyStore(settings.state_dir / "standby", settings.run_dir)
+        self._launcher = Launcher(settings)
+        self._nursery = Nursery(settings, self._host, self._parents, self._launcher)
+
+    # What is there
+
+    def list_vms(self, service: str | None = None) -> list[Vm]:
+        """All children with our stamp, dead and half-made ones included, by name."""
+        records = self._children.list_records()
+        return [
+            self._children.make_vm(record, measure=True)
+            for record in records
+            if service in {None, record.stamp.service}
+        ]
+
+    def list_parents(self, service: str | None = None) -> list[FrozenParent]:
+        """All frozen parents."""
+        living = [record.parent for record in self._children.list_records()]
+        return [self._as_parent(f, living.count(f.name)) for f in self._parents.list() if service in {None, f.service}]
+
+    def placements(self, service: str) -> list[Placement]:
+        """Room per parent of the service, most first."""
+        frozen = self._parents.list()
+        sizes = {parent.name: parent.memory_bytes for parent in frozen}
+        facts = self._children.facts(self._children.list_records(), sizes)
+        found = []
+        for parent in frozen:
+            if parent.service == service:
+                room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
+                store, bridge = str(self._settings.state_dir), self._settings.qemu.bridge
+                found.append(Placement(VmId(parent.name), self._host, store, bridge, room, limit))
+        return sorted(found, key=lambda placement: -placement.room)
+
+    # Parents
+
+    def start_parent(
+        self, image: Path, name: str, service: str, *, timeout: timedelta, memory_mib: int | None = None
+    ) -> VmId:
+        """
+        Boot an image directory until its agent waits at the fork point; one that runs already is waited for.
+
+        Raises:
+            NotFound: the image or the network namespace is not there.
+            PermanentError: a parent of that name is frozen already, or belongs to another service.
+            NotReady: the agent was not there in time; the parent is gone, the console's last lines are in the message.
+        """
+        return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
+
+    def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
+        """Quiesce and freeze the parent; see the contract."""
+        frozen = self._parents.find(parent)
+        if frozen is None:
+            frozen = self._nursery.freeze(parent, timeout=timeout)
+        else:
+            self._parents.check(frozen)
+        return self._as_parent(frozen, self._count_children(parent))
+
+    def verify(self, parent: VmId) -> None:
+        """Read every byte of a frozen parent; raises VerificationFailed naming the file that is broken."""
+        self._parents.verify(self._parents.get(parent))
+
+    def remove_parent(self, parent: VmId, *, timeout: timedelta) -> None:
+        """Remove a parent, frozen or not; refused with PermanentError while it has children. Absent is success."""
+        self.cool(parent)
+        self._nursery.remove(parent, self._children.list_records, timeout=timeout)
+
+    # Children
+
+    def fork(self, spec: ForkSpec, *, timeout: timedelta) -> Vm:
+        """Make a running child, its NIC down; see the contract."""
+        deadline, steps = Deadline(timeout), Steps()
+        parent = spec.placement.parent
+        with self._parents.held(parent, timeout=deadline.left, shared=True):
+            frozen = self._parents.get(parent)
+            self._parents.check(frozen)
+            self._launcher.check_host(frozen)
+            steps.done("check")
+            record = self._children.allot(spec.name, frozen, spec.stamp)
+            steps.done("allot")
+            with self._working_on(spec.name, deadline):
+                vm = self._children.make_vm(record)
+                if vm.power is Power.RUNNING and self._children.is_forked(spec.name):
+                    return vm
+                with self._rolled_back(spec.name):
+                    self._children.clear(spec.name, timeout=deadline.left)
+                    self._bring_up(record, frozen, deadline, steps)
+        logger.debug("%s: forked from %s: %s", spec.name, parent, steps)
+        return self._children.make_vm(record)
+
+    def identify(self, vm: VmId, identity: Identity, *, timeout: timedelta) -> IdentityReport:
+        """Give the child its identity, then its network; see the contract."""
+        deadline, steps = Deadline(timeout), Steps()
+        record = self._get_child(vm)
+        _check_identity(record, identity)
+        with self._working_on(vm, deadline):
+            told = read_record(self._children.path(vm) / IDENTIFIED)
+            if told is not None:
+                return wire.report_from_wire(told)
+            instance = self._get_instance(record)
+            with explained(instance), GuestChannel(instance.agent, timeout=deadline.left) as guest:
+                guest.wait_for_state("waiting", "quiesced", "identified")
+                steps.done("hello")
+                report = _prove(guest, identity)
+                steps.done("identify")
+                with Qmp(instance.qmp, timeout=deadline.left) as qmp:
+                    self._connect(instance, guest, qmp, deadline)
+                steps.done("network")
+            self._children.mark(vm, IDENTIFIED, wire.report_to_wire(report))
+        logger.debug("%s: identified: %s", vm, steps)
+        return report
+
+    def restamp(self, vm: VmId, stamp: Stamp) -> Vm:
+        """Replace the stamp; fork id and service must not change."""
+        with self._working_on(vm, Deadline(_ROLLBACK)):
+            return self._children.make_vm(self._children.restamp(self._get_child(vm), stamp))
+
+    def destroy(self, vm: VmId, *, timeout: timedelta) -> None:
+        """Remove the VM and all it holds, half-made or whole. Absent is success."""
+        deadline = Deadline(timeout)
+        try:
+            with self._children.held(vm, timeout=deadline.left):
+                self._children.remove(vm, timeout=deadline.left)
+        except FileNotFoundError:
+            return
+
+    # Processes started ahead, and what crashes left
+
+    def warm(self, parent: VmId, count: int, *, timeout: timedelta = timedelta(seconds=30)) -> int:
+        """Have *count* QEMU processes wait for forks of the parent; say how many there are now."""
+        frozen = self._parents.get(parent)
+        self._parents.check(frozen)
+        self._launcher.check_host(frozen)
+        self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
+        for _ in range(count - len(self._standbys.list(parent))):
+            self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
+        return len(self._standbys.list(parent))
+
+    def cool(self, parent: VmId | None = None) -> int:
+        """End the waiting processes of one parent, or of all; say how many were ended."""
+        return self._standbys.remove(lambda instance: parent in {None, instance.parent})
+
+    def list_strays(self, *, older_than: timedelta) -> list[Stray]:
+        """What crashes left that is no VM: half-made directories, sockets and processes without an owner."""
+        return find_strays(self._settings, older_than)
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Remove one of them. Absent is success."""
+        remove_stray(stray)
+
+    # Steps
+
+    def _bring_up(self, record: Record, frozen: Frozen, deadline: Deadline, steps: Steps) -> None:
+        place = self._children.path(record.name) / MACHINE
+        with translated(f"child {record.name}"):
+            instance = self._standbys.claim(frozen, place)
+            steps.done("claim" if instance else "no standby")
+            if instance is None:
+                place.mkdir()
+                instance = self._launcher.start(place, frozen)
+                steps.done("start")
+        with explained(instance):
+            self._launcher.restore(instance, frozen, deadline, steps)
+        self._children.mark(record.name, FORKED, {"seconds": dict(steps.seconds)})
+
+    def _connect(self, instance: Instance, guest: GuestChannel, qmp: Qmp, deadline: Deadline) -> None:
+        attach(self._settings.qemu, instance.tap)
+        qmp.execute("set_link", {"name": NIC, "up": True}, timeout=deadline.left)
+        answer = guest.ask("network")
+        if answer.get("ok") is not True:
+            qmp.execute("set_link", {"name": NIC, "up": False}, timeout=deadline.left)
+            text = f"guest's network did not come up: {answer.get('error', answer)}"
+            raise VerificationFailed(text)
+
+    @contextmanager
+    def _working_on(self, name: str, deadline: Deadline) -> Iterator[None]:
+        try:
+            with self._children.held(name, timeout=deadline.left):
+                yield
+        except FileNotFoundError as error:
+            if self._children.path(name).exists():
+                raise
+            text = f"child {name} is not there (any more)."
+            raise NotFound(text) from error
+
+    @contextmanager
+    def _rolled_back(self, name: str) -> Iterator[None]:
+        # A courtesy: whoever is killed here leaves it to the reaper, which knows the child by its stamp.
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._children.remove(name, timeout=_ROLLBACK)
+            except (OSError, PermanentError) as second:
+                text = f"child {name}: {error}; and what was begun could not be removed: {second}"
+                raise OutcomeUnknown(text) from error
+            raise
+
+    def _get_child(self, vm: VmId) -> Record:
+        record = self._children.find(vm)
+        if record is None:
+            text = f"child {vm} is not there."
+            raise NotFound(text)
+        return record
+
+    def _get_instance(self, record: Record) -> Instance:
+        instance = self._children.instance(record.name)
+        if instance is None or not self._children.is_forked(record.name):
+            text = f"child {record.name} was never forked to the end. Fork it again, or destroy it."
+            raise NotFound(text)
+        return instance
+
+    def _is_stale(self, instance: Instance, frozen: Frozen) -> bool:
+        current = (instance.parent, instance.fingerprint) == (frozen.name, frozen.fingerprint)
+        return get_process(instance) is None or (not current and instance.parent == frozen.name)
+
+    def _count_children(self, parent: str) -> int:
+        return sum(1 for record in self._children.list_records() if record.parent == parent)
+
+    def _as_parent(self, frozen: Frozen, children: int) -> FrozenParent:
+        return FrozenParent(
+            id=VmId(frozen.name),
+            name=frozen.name,
+            service=frozen.service,
+            host=frozen.host,
+            frozen_at=frozen.frozen_at,
+            memory_bytes=frozen.memory_bytes,
+            fingerprint=frozen.fingerprint,
+            children=children,
+        )
+
+
+def _check_identity(record: Record, identity: Identity) -> None:
+    allotted = (record.stamp.fork_id, make_mac(record.address), record.address)
+    asked = (identity.fork_id, identity.mac, identity.address.partition("/")[0])
+    for what, here, there in zip(("fork id", "MAC", "address"), allotted, asked, strict=True):
+        if here != there:
+            text = f"child {record.name}: the identity's {what} is {there}, but {here} was allotted to it."
+            raise PermanentError(text)
+
+
+def _prove(guest: GuestChannel, identity: Identity) -> IdentityReport:
+    """Have the guest take its identity, and believe it only point by point."""
+    answer = guest.ask("identify", identity=wire.identity_to_wire(identity))
+    if answer.get("ok") is not True:
+        text = f"{identity.name}: the guest could not take its identity: {answer.get('error', answer)}"
+        raise VerificationFailed(text)
+    try:
+        report = wire.report_from_wire(answer.get("report"))
+    except wire.WireError as error:
+        text = f"{identity.name}: the guest's report cannot be read: {error}"
+        raise VerificationFailed(text) from error
+    problems = _find_problems(report, identity)
+    if problems:
+        text = f"{identity.name}: the guest did not prove its identity: {'; '.join(problems)}. Its network stays down."
+        raise VerificationFailed(text)
+    return report
+
+
+def _find_problems(report: IdentityReport, identity: Identity) -> list[str]:
+    proved = {point.point: point for point in report.points if point.proved}
+    problems = [f"{point} is not proved" for point in wire.POINTS if point not in proved]
+    problems += [f"{p.point}: {p.value} {p.detail}".rstrip() for p in report.points if not p.proved]
+    if report.fork_id != identity.fork_id:
+        problems.append(f"it reports fork {report.fork_id}")
+    wanted = {
+        "mac": identity.mac,
+        "hostname": identity.name,
+        "address": identity.address,
+        "fork_uuid": identity.fork_id,
+    }
+    for point, value in wanted.items():
+        found = proved[point].value if point in proved else value
+        # An address may be told with or without its prefix length.
+        if found.partition("/")[0] != value.partition("/")[0]:
+            problems.append(f"{point} is {found}, not {value}")
+    return problems
+
+
+__all__ = ["CapacityExhausted", "QemuHypervisor", "Stray"]

@@ -1,0 +1,71 @@
+"""
+The children's network: which address and MAC is whose, and when a VM's device joins the bridge.
+
+QEMU makes the tap itself inside the namespace and the kernel removes it when QEMU ends, so none is ever
+left over. A tap joins the bridge only after its guest has proved its identity.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from itertools import chain
+from pathlib import Path
+
+from forkyard.errors import NotFound, NotReady
+from forkyard.settings import QemuSettings
+
+NAMESPACES = Path("/run/netns")
+
+
+def check_namespace(settings: QemuSettings) -> None:
+    """Raise NotFound when the namespace of the settings is not there."""
+    if settings.namespace is not None and not (NAMESPACES / settings.namespace).exists():
+        text = f"network namespace {settings.namespace} is not there. Start the lab (`forkyard lab up`) or make the namespace."
+        raise NotFound(text)
+
+
+def count_addresses(settings: QemuSettings) -> int:
+    """How many addresses children can have at all."""
+    return sum(1 for _ in _range(settings.network, settings.first_address, settings.gateway))
+
+
+def choose_address(settings: QemuSettings, used: Iterable[str], last: str | None) -> str | None:
+    """
+    The next free address after the one given last; None when all are in use.
+
+    Not the lowest: an address that was just given back may still stand in somebody's cache.
+    """
+    taken = set(used)
+    every = [str(address) for address in _range(settings.network, settings.first_address, settings.gateway)]
+    start = every.index(last) + 1 if last in every else 0
+    return next((address for address in chain(every[start:], every[:start]) if address not in taken), None)
+
+
+def make_mac(address: str) -> str:
+    """The MAC that belongs to an address: as unique as that, and locally administered."""
+    return "52:54:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
+
+
+def attach(settings: QemuSettings, tap: str) -> None:
+    """Join the VM's tap to the bridge and set it up; raises NotFound naming what is missing."""
+    # Half a second of import that only this moment needs.
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415
+
+    try:
+        with IPRoute(netns=settings.namespace, flags=0) as links:
+            found = {name: links.link_lookup(ifname=name) for name in (settings.bridge, tap)}
+            for name, indexes in found.items():
+                if not indexes:
+                    text = f"network device {name} is not in namespace {settings.namespace}. Start the lab (`forkyard lab up`)."
+                    raise NotFound(text)
+            links.link("set", index=found[tap][0], master=found[settings.bridge][0], state="up")
+    except FileNotFoundError as error:
+        text = f"network namespace {settings.namespace} is not there. Start the lab (`forkyard lab up`)."
+        raise NotFound(text) from error
+    except NetlinkError as error:
+        text = f"{tap}: joining bridge {settings.bridge}: {error}"
+        raise NotReady(text) from error
+
+
+def _range(network: IPv4Network, first: IPv4Address, gateway: IPv4Address | None) -> Iterator[IPv4Address]:
+    number, last = int(first), int(network.broadcast_address) - 1
+    return (IPv4Address(n) for n in range(number, last + 1) if IPv4Address(n) != gateway)

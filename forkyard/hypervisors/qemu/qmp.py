@@ -1,0 +1,160 @@
+"""
+The one gate to QEMU's monitor: blocking calls around qemu.qmp's asyncio.
+
+One background thread runs the event loop for all connections of the process. Every foreign error is
+translated here: refused by QEMU -> PermanentError, no connection -> Unavailable, no answer -> OutcomeUnknown.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+
+from forkyard.errors import OutcomeUnknown, PermanentError, Unavailable
+from forkyard.waiting import wait_for
+
+T = TypeVar("T")
+
+_STATE = "state"
+"""QEMU's name for the opened state file."""
+_SHORT = timedelta(milliseconds=2)
+
+# A QEMU that is killed is our business, told by our errors: without a handler the library's own
+# complaint about the closed socket would reach the person's terminal.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+
+class _Loop:
+    """The event loop's thread, started by the first call; a forked process starts its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[object, object, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._owner != os.getpid():
+                self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="forkyard-qmp", daemon=True).start()
+            return self._loop
+
+
+_LOOP = _Loop()
+
+
+class Qmp:
+    """One connection to one QEMU; a context manager."""
+
+    def __init__(self, path: Path, *, timeout: timedelta) -> None:
+        """Connect; raises Unavailable when no QEMU answers in time."""
+        self._what = f"QEMU behind {path}"
+        self._client = QMPClient(path.parent.name)
+        try:
+            _LOOP.run(asyncio.wait_for(self._client.connect(str(path)), timeout.total_seconds()))
+        except (QMPError, TimeoutError, asyncio.TimeoutError, OSError) as error:
+            self.close()
+            text = f"{self._what} does not answer: {str(error) or 'no greeting in time'}"
+            raise Unavailable(text) from error
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: timedelta) -> object:
+        """
+        Run one command and give QEMU's answer.
+
+        Raises:
+            PermanentError: QEMU refused it.
+            OutcomeUnknown: no answer came, or QEMU went away before it.
+        """
+        try:
+            return _LOOP.run(asyncio.wait_for(self._client.execute(command, arguments), timeout.total_seconds()))
+        except ExecuteError as error:
+            text = f"{self._what} refused {command}: {error}"
+            raise PermanentError(text) from error
+        except (ExecInterruptedError, StateError, TimeoutError, asyncio.TimeoutError) as error:
+            text = f"{self._what} gave no answer to {command}: {str(error) or 'not in time'}"
+            raise OutcomeUnknown(text) from error
+
+    def status(self, *, timeout: timedelta) -> str:
+        """QEMU's run state, such as `running`, `paused` or `inmigrate`."""
+        answer = self.execute("query-status", timeout=timeout)
+        return str(answer["status"]) if isinstance(answer, dict) else ""
+
+    def ignore_shared_memory(self, *, timeout: timedelta) -> None:
+        """Leave the memory file out of what is saved or restored: the file itself is the memory."""
+        capability = {"capability": "x-ignore-shared", "state": True}
+        self.execute("migrate-set-capabilities", {"capabilities": [capability]}, timeout=timeout)
+
+    def save_state(self, path: Path, *, timeout: timedelta) -> None:
+        """Write the device state of the stopped VM to a file and wait for its end."""
+        self.ignore_shared_memory(timeout=timeout)
+        with path.open("wb") as file:
+            self._send_file(file.fileno(), timeout)
+        self.execute("migrate", {"uri": f"fd:{_STATE}"}, timeout=timeout)
+        wait_for(
+            lambda: self._saved(timeout),
+            what=f"{self._what}: saving the device state",
+            timeout=timeout,
+            interval=_SHORT,
+        )
+
+    def restore_state(self, path: Path, *, timeout: timedelta) -> None:
+        """Read the device state from a file; the VM is then paused where its parent stood."""
+        self.ignore_shared_memory(timeout=timeout)
+        with path.open("rb") as file:
+            self._send_file(file.fileno(), timeout)
+        self.execute("migrate-incoming", {"uri": f"fd:{_STATE}"}, timeout=timeout)
+        wait_for(
+            lambda: None if self.status(timeout=timeout) == "inmigrate" else True,
+            what=f"{self._what}: restoring the device state",
+            timeout=timeout,
+            interval=_SHORT,
+            slowest=timedelta(milliseconds=10),
+        )
+
+    def _send_file(self, descriptor: int, timeout: timedelta) -> None:
+        # QEMU 7.2 reads no plain file, and a shell with `cat` in it would be two more processes a fork.
+        async def send() -> None:
+            self._client.send_fd_scm(descriptor)
+
+        try:
+            _LOOP.run(send())
+        except (QMPError, OSError) as error:
+            text = f"{self._what} is gone: {error}"
+            raise OutcomeUnknown(text) from error
+        self.execute("getfd", {"fdname": _STATE}, timeout=timeout)
+
+    def _saved(self, timeout: timedelta) -> bool | None:
+        answer = self.execute("query-migrate", timeout=timeout)
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if status in {"failed", "cancelled"}:
+            text = f"{self._what}: saving the device state {status}: {answer}"
+            raise PermanentError(text)
+        return True if status == "completed" else None
+
+    def close(self) -> None:
+        """End the connection; QEMU goes on."""
+        try:
+            _LOOP.run(asyncio.wait_for(self._client.disconnect(), 5))
+        except (QMPError, EOFError, OSError, TimeoutError, asyncio.TimeoutError):
+            # The connection failed earlier and says so again; there is nothing left to end.
+            return
+
+    def __enter__(self) -> Self:
+        """Use the connection for a block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self.close()

@@ -1,0 +1,132 @@
+"""
+Files and directories that a crash at any instant leaves either whole or recognisable.
+
+A record appears by rename, with its content, or not at all. A directory that is being made or
+removed has a name that starts with a dot: never listed, and cleared once it is old.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from forkyard.waiting import wait_for
+
+
+def write_record(path: Path, record: Mapping[str, object], *, durable: bool = False) -> None:
+    """Put the record in the file's place, whole or not at all; *durable*: it also survives a loss of power."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with temporary.open("w") as file:
+        json.dump(record, file, indent=1)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_record(path: Path) -> dict[str, object] | None:
+    """The record in the file; None when there is none, or none that can be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:
+    """Make the directory with the record in it, both at once; False when there is one already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _hidden(path)
+    temporary.mkdir()
+    try:
+        (temporary / name).write_text(json.dumps(record, indent=1))
+        # A rename onto a directory with something in it fails, so of two makers one wins.
+        temporary.rename(path)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.is_dir():
+            return False
+        raise
+    return True
+
+
+def remove_directory(path: Path) -> None:
+    """Remove the directory and all in it: gone from its name at once. Absent is success."""
+    hidden = _hidden(path)
+    try:
+        path.rename(hidden)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(hidden)
+
+
+def list_directories(path: Path) -> list[Path]:
+    """The finished directories in *path*, by name."""
+    try:
+        return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def list_unfinished(path: Path, older_than: timedelta) -> list[Path]:
+    """What a crash left half made or half removed in *path*."""
+    try:
+        hidden = [entry for entry in path.iterdir() if entry.name.startswith(".") and entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return [entry for entry in hidden if age(entry) >= older_than]
+
+
+def age(path: Path) -> timedelta:
+    """Time since the file or directory was last changed."""
+    try:
+        return timedelta(seconds=max(0.0, time.time() - path.stat().st_mtime))
+    except FileNotFoundError:
+        return timedelta(0)
+
+
+@contextmanager
+def locked(path: Path, *, what: str, timeout: timedelta, shared: bool = False) -> Iterator[int]:
+    """
+    Hold the file or directory *path* against every other thread and process; give its descriptor.
+
+    A holder that dies lets go. Raises NotReady after *timeout*, FileNotFoundError when it is not there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        wait_for(
+            lambda: _try_lock(descriptor, shared=shared),
+            what=f"{what}: another process works on it",
+            timeout=timeout,
+            interval=timedelta(milliseconds=1),
+            slowest=timedelta(milliseconds=20),
+        )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_current(descriptor: int, path: Path) -> bool:
+    """Whether the opened file or directory is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(descriptor: int, *, shared: bool) -> bool | None:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    return True
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
