@@ -49,8 +49,9 @@ def install_agent(
     """
     Install the agent, its libraries and a Consul agent below *root*, enabled at boot.
 
-    *consul* is Consul's program; None takes the one that is in *root* already. *wheels* is a directory to take the libraries from; None takes them from this machine's package index.
-    With *root* other than / nothing is run in there but its own Python, to compile what was installed.
+    *consul* is Consul's program; None takes the one that is in *root* already. *wheels* is a directory to
+    take the libraries from; None takes them from this machine's package index. With *root* other than /
+    nothing is run in there but its own Python, to compile what was installed.
 
     Raises:
         InstallError: the system there is not one that we know, its Python is too old, or a step failed.
