@@ -10,6 +10,7 @@ from threading import Event
 from cli.output import emit, make_console, say
 from cli.shapes import Json, is_as_asked, plan_shape, service_shape
 from forkyard.errors import InvalidRequest, TransientError
+from forkyard.history import Seconds, read_seconds
 from forkyard.holders import is_dead
 from forkyard.model import Fleet, ScaleRequest, StepKind
 from forkyard.names import new_request_id
@@ -80,7 +81,7 @@ def run_status(config: Path | None, service: str | None, *, check: bool, as_json
 
         console = make_console()
         for fleet in fleets:
-            console.print(fleet_table(fleet, read_seconds(settings, fleet.service)))
+            console.print(fleet_table(fleet, _seconds(settings, fleet)))
     return 1 if check and not all(is_as_asked(fleet) for fleet in fleets) else 0
 
 
@@ -136,14 +137,12 @@ def _follow_live(settings: Settings, looks: Iterator[list[Fleet]]) -> None:
 
     with Live(console=make_console(), auto_refresh=False, screen=False) as live:
         for fleets in looks:
-            tables = [fleet_table(fleet, read_seconds(settings, fleet.service)) for fleet in fleets]
+            tables = [fleet_table(fleet, _seconds(settings, fleet)) for fleet in fleets]
             live.update(Group(*tables), refresh=True)
 
 
-def read_seconds(settings: Settings, service: str) -> dict[str, dict[str, float]]:
-    """Read what the runs that made the children wrote down of each one's phases."""
-    del settings, service
-    return {}
+def _seconds(settings: Settings, fleet: Fleet) -> Seconds:
+    return read_seconds(settings, fleet.service, [child.vm.name for child in fleet.children])
 
 
 def _observe(settings: Settings, service: str) -> Fleet:
@@ -152,9 +151,7 @@ def _observe(settings: Settings, service: str) -> Fleet:
 
 
 def _status(settings: Settings, fleets: list[Fleet]) -> Json:
-    return {
-        "services": {fleet.service: service_shape(fleet, read_seconds(settings, fleet.service)) for fleet in fleets}
-    }
+    return {"services": {fleet.service: service_shape(fleet, _seconds(settings, fleet)) for fleet in fleets}}
 
 
 def _explain_holder(world: World) -> str | None:

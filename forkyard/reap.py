@@ -7,12 +7,14 @@ no flow makes children meanwhile, and removes only what it has seen at two looks
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from threading import Event
+from typing import Any, Protocol, runtime_checkable
 
 from forkyard.errors import ForkyardError, NotReady
 from forkyard.holders import hold_lease
@@ -31,6 +33,34 @@ class OrphanKind(StrEnum):
     ABANDONED = "abandoned"  # a VM of a request that nobody works on any more
     STRAY = "stray"  # a registration that no VM stands behind
     DANGLING = "dangling"  # an upstream line that no registration stands behind
+    REMNANT = "remnant"  # what a crash left on the host that is no VM: half a directory, a process of nobody
+
+
+class Remnant(Protocol):
+    """One thing that a crash left in a driver's own keeping."""
+
+    @property
+    def path(self) -> Path:
+        """What makes it this one and no other."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """What it is, for the person."""
+        ...
+
+
+@runtime_checkable
+class LeavesRemnants(Protocol):
+    """A hypervisor whose crashes can leave what no list of VMs shows."""
+
+    def list_strays(self, *, older_than: timedelta) -> Sequence[Remnant]:
+        """All remnants that have not changed for *older_than*."""
+        ...
+
+    def remove_stray(self, stray: Any) -> None:  # noqa: ANN401 - the driver's own, which it gave
+        """Remove one. Absent is success."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,7 @@ class Orphan:
     why: str
     child: Child | None = None
     registration: Registration | None = None
+    remnant: Remnant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +147,13 @@ def reap(
         Unavailable: hypervisor, registry or balancer does not answer.
     """
     with hold_lease(world.registry, world.service, holder, wait=wait) as lease:
-        before = {(orphan.name, orphan.mark) for orphan in _look(world)}
+        before = {(orphan.name, orphan.mark) for orphan in _look(world, interval)}
         if not before:
             return ReapReport(world.service, (), (), dry_run)
         if lease.lost.wait(interval.total_seconds()):
             text = f"{world.service}: the lease was lost between two looks, and nothing was removed. Run it again."
             raise NotReady(text)
-        now = _look(world)
+        now = _look(world, interval)
         orphans = tuple(orphan for orphan in now if (orphan.name, orphan.mark) in before)
         seen_once = tuple(orphan for orphan in now if (orphan.name, orphan.mark) not in before)
         if dry_run:
@@ -130,9 +161,13 @@ def reap(
         return ReapReport(world.service, _remove(world, orphans, lost=lease.lost, timeout=destroy_timeout), seen_once)
 
 
-def _look(world: World) -> tuple[Orphan, ...]:
+def _look(world: World, unchanged_for: timedelta) -> tuple[Orphan, ...]:
     fleet = observe_fleet(world)
-    return find_orphans(fleet, world.balancer.upstream(world.service), now=fleet.observed_at, leased=True)
+    found = find_orphans(fleet, world.balancer.upstream(world.service), now=fleet.observed_at, leased=True)
+    if not isinstance(world.hypervisor, LeavesRemnants):
+        return found
+    remnants = world.hypervisor.list_strays(older_than=unchanged_for)
+    return found + tuple(Orphan(OrphanKind.REMNANT, r.path.name, str(r.path), r.what, remnant=r) for r in remnants)
 
 
 def _judge(child: Child, *, now: datetime, leased: bool) -> Orphan | None:
@@ -183,6 +218,8 @@ def _unlist(world: World, names: frozenset[str]) -> None:
 
 
 def _clear(world: World, orphan: Orphan, timeout: timedelta) -> None:
+    if orphan.remnant is not None and isinstance(world.hypervisor, LeavesRemnants):
+        world.hypervisor.remove_stray(orphan.remnant)
     if orphan.child is not None:
         world.hypervisor.destroy(orphan.child.vm.id, timeout=timeout)
     # After the VM: a living Consul agent would put its entry back.

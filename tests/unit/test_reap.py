@@ -6,8 +6,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -234,3 +236,25 @@ def test_vm_ids_are_what_the_hypervisor_gave(world: World, fake: FakeWorld) -> N
     fork(world, fake, "game-aaaaaa-1", kept=False)
     run(world)
     assert ("destroy", VmId("game-aaaaaa-1")) in fake.calls
+
+
+def test_what_a_crash_left_in_the_hypervisors_keeping_is_removed(world: World, fake: FakeWorld, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Half:
+        path: Path
+        what: str = "half a directory"
+
+    class MessyHypervisor(FakeHypervisor):
+        left: ClassVar = [Half(tmp_path / "game-aaaaaa-1")]
+
+        def list_strays(self, *, older_than: timedelta) -> list[Half]:
+            assert older_than == SHORT
+            return list(self.left)
+
+        def remove_stray(self, stray: Half) -> None:
+            self.left.remove(stray)
+
+    messy = MessyHypervisor(fake)
+    report = run(replace(world, hypervisor=messy))
+    assert kinds(report) == {"game-aaaaaa-1": OrphanKind.REMNANT}
+    assert messy.left == []

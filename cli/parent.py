@@ -1,0 +1,144 @@
+"""`forkyard parent`: build, freeze, list, verify and remove the VMs that children are forked from."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from cli.output import emit, make_console, say
+from cli.shapes import Json
+from forkyard.errors import InvalidRequest, PermanentError
+from forkyard.hypervisors.qemu.driver import QemuHypervisor
+from forkyard.model import FrozenParent, VmId
+from forkyard.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+BOOT_TIMEOUT = timedelta(minutes=10)
+"""A parent boots in about a minute under TCG on two idle cores."""
+FREEZE_TIMEOUT = timedelta(minutes=3)
+REMOVE_TIMEOUT = timedelta(minutes=1)
+
+
+def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) -> int:
+    """Build the image and boot the parent to the fork point."""
+    settings = load_settings(config)
+    policy = settings.service(service)
+    started = time.monotonic()
+    image = _build_image(settings, memory_mib=policy.memory_mib, again=again)
+    say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
+    hypervisor = QemuHypervisor(settings)
+    vm = hypervisor.start_parent(image, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib)
+    seconds = time.monotonic() - started
+    if as_json:
+        emit({"parent": vm, "service": service, "image": str(image), "seconds": round(seconds, 3), "frozen": False})
+    else:
+        make_console().print(f"{vm}: runs and is warm ({seconds:.0f} s). Next: forkyard parent freeze {vm}")
+    return 0
+
+
+def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
+    """Freeze a running parent; a frozen one is shown as it is."""
+    settings = load_settings(config)
+    say(f"{name}: quiescing the app and freezing the VM")
+    started = time.monotonic()
+    frozen = QemuHypervisor(settings).freeze(VmId(name), timeout=FREEZE_TIMEOUT)
+    seconds = round(time.monotonic() - started, 3)
+    if as_json:
+        emit(_parent_shape(frozen) | {"seconds": seconds})
+    else:
+        make_console().print(f"{name}: frozen, {frozen.fingerprint[:12]} ({seconds:.1f} s)")
+    return 0
+
+
+def run_list(config: Path | None, *, as_json: bool) -> int:
+    """List the frozen parents."""
+    parents = QemuHypervisor(load_settings(config)).list_parents()
+    if as_json:
+        emit({"parents": [_parent_shape(parent) for parent in parents]})
+        return 0
+    from cli.tables import make_table, render_size  # noqa: PLC0415 - only for people
+
+    columns = ("parent", "service", "host", "frozen", "memory", "children", "fingerprint")
+    table = make_table(f"{len(parents)} frozen parents", *columns, right=("memory", "children"))
+    for parent in parents:
+        moment = f"{parent.frozen_at:%Y-%m-%d %H:%M}"
+        size = render_size(parent.memory_bytes)
+        table.add_row(
+            parent.name, parent.service, parent.host, moment, size, str(parent.children), parent.fingerprint[:12]
+        )
+    make_console().print(table)
+    return 0
+
+
+def run_verify(config: Path | None, name: str, *, as_json: bool) -> int:
+    """Compare a frozen parent's files with its fingerprint; VerificationFailed names the one that is broken."""
+    say(f"{name}: reading every byte again")
+    QemuHypervisor(load_settings(config)).verify(VmId(name))
+    if as_json:
+        emit({"parent": name, "verified": True})
+    else:
+        make_console().print(f"{name}: every file is as it was frozen")
+    return 0
+
+
+def run_remove(config: Path | None, name: str, *, yes: bool, as_json: bool) -> int:
+    """Remove a parent that has no children."""
+    settings = load_settings(config)
+    if not yes:
+        confirm(f"Remove the parent {name}? It takes minutes to build again.")
+    QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT)
+    if as_json:
+        emit({"parent": name, "removed": True})
+    else:
+        make_console().print(f"{name}: removed")
+    return 0
+
+
+def confirm(question: str) -> None:
+    """Ask on a terminal; raises InvalidRequest when the answer is no, or there is nobody to ask."""
+    import sys  # noqa: PLC0415 - only here
+
+    import typer  # noqa: PLC0415 - only here
+
+    if not sys.stdin.isatty():
+        text = f"{question} Say yes with --yes: there is no terminal to ask at."
+        raise InvalidRequest(text)
+    if not typer.confirm(question, err=True):
+        text = "Nothing was done."
+        raise InvalidRequest(text)
+
+
+def _build_image(settings: Settings, *, memory_mib: int, again: bool) -> Path:
+    from guest.image import recipe  # noqa: PLC0415 - builds only
+    from guest.image.build import build_image  # noqa: PLC0415 - builds only
+    from lab.consul import find_consul  # noqa: PLC0415 - builds only
+
+    consul = find_consul(settings.cache_dir)
+
+    def build() -> recipe.GuestImage:
+        return build_image(settings.cache_dir, consul=consul, progress=say, memory_mib=memory_mib)
+
+    image = _translated(build)
+    if again:
+        import shutil  # noqa: PLC0415 - only here
+
+        shutil.rmtree(image.directory)
+        image = _translated(build)
+    return image.directory
+
+
+def _translated(action: Callable[[], T]) -> T:
+    from guest.image.recipe import ImageError  # noqa: PLC0415 - builds only
+
+    try:
+        return action()
+    except ImageError as error:
+        # The guest's code knows nothing of the core's errors.
+        raise PermanentError(str(error)) from error
+
+
+def _parent_shape(parent: FrozenParent) -> Json:
+    return asdict(parent) | {"frozen": True}
