@@ -1,0 +1,70 @@
+"""
+What holds for every test: the order from quick to slow, no hidden skip in CI, and nothing left behind.
+
+Every process that a test starts inherits `FORKYARD_TEST_RUN`, and is known by it at the end.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from forkyard.errors import NotReady
+from tests.support.leftovers import TEST_RUN, observe_traces, wait_until_gone
+
+LAYERS = ("unit", "contract", "flows", "bot", "e2e")
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}  # noqa: TID251 - pytest has no settings of ours
+
+# Before anything is imported that starts a process.
+os.environ[TEST_RUN] = uuid.uuid4().hex  # noqa: TID251 - the way to mark all descendants
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order from quick to slow: a broken rule is known before the first VM boots."""
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(item.config.rootpath).parts
+        return next((place for place, layer in enumerate(LAYERS) if layer in parts), 0)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail in CI what would be skipped, unless the test is marked `may_skip_in_ci`."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if IN_CI and skipped and item.get_closest_marker("may_skip_in_ci") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and must run in CI: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Fail in CI a module that skips itself as a whole."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and must run in CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_remains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Assert at the very end that no process, namespace, mount or thread of this run remains."""
+    base = tmp_path_factory.getbasetemp()
+    before = observe_traces(base)
+    yield
+    try:
+        wait_until_gone(base, before)
+    except NotReady:
+        left = observe_traces(base) - before
+        pytest.fail(f"The tests left behind: {left.describe()}", pytrace=False)
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    lasting = [name for name in threads if name.startswith("forkyard")]
+    assert not lasting, f"threads of ours that nobody stopped: {lasting}"
