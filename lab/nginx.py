@@ -4,6 +4,7 @@ The lab's Nginx: its nginx.conf, starting and stopping it.
 The upstreams that it includes are the balancer's; see `forkyard.balancer.nginx_config`.
 """
 
+import resource
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,16 +20,18 @@ from forkyard.waiting import wait_for
 START_TIMEOUT = timedelta(seconds=20)
 STOP_TIMEOUT = timedelta(seconds=5)
 
+_FILES = 65536
+
 _CONF = """\
 # Made by `forkyard lab up`; not to be edited.
 user www-data;
 worker_processes 2;
-worker_rlimit_nofile 65536;
+worker_rlimit_nofile {files};
 worker_shutdown_timeout 120s;
 pid nginx.pid;
 error_log error.log warn;
 events {{
-    worker_connections 8192;
+    worker_connections {connections};
 }}
 http {{
     access_log off;
@@ -71,7 +74,14 @@ def render_nginx(settings: NginxSettings, address: str, services: Sequence[str])
         _SERVER.format(address=address, service=service, default="" if number else " default_server backlog=4096")
         for number, service in enumerate(services)
     )
-    return _CONF.format(timeouts="\n".join(f"    {line}" for line in timeouts.splitlines()), servers=servers)
+    # No more than this machine grants: a worker that asks for more starts with a complaint and fewer.
+    files = min(_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    return _CONF.format(
+        timeouts="\n".join(f"    {line}" for line in timeouts.splitlines()),
+        files=files,
+        connections=files // 2,
+        servers=servers,
+    )
 
 
 def start_nginx(settings: NginxSettings, address: str, services: Sequence[str]) -> bool:
