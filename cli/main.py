@@ -194,9 +194,9 @@ def reap(context: typer.Context, service: SomeService = None, dry_run: DryRun = 
 @app.command()
 def sync(context: typer.Context, service: SomeService = None, json: Json = False) -> None:
     """Stay, and keep Nginx's upstreams as Consul says, until Ctrl-C."""
-    from cli.sync import run_sync
+    from cli.sync import run_resident_sync
 
-    raise typer.Exit(run_sync(context.obj, service, as_json=json))
+    raise typer.Exit(run_resident_sync(context.obj, service, as_json=json))
 
 
 @app.command()

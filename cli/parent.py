@@ -27,7 +27,7 @@ def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) 
     settings = load_settings(config)
     policy = settings.service(service)
     started = time.monotonic()
-    image = _build_image(settings, memory_mib=policy.memory_mib, again=again)
+    image = build_guest_image(settings, memory_mib=policy.memory_mib, again=again)
     say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
     hypervisor = QemuHypervisor(settings)
     vm = hypervisor.start_parent(image, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib)
@@ -111,7 +111,8 @@ def confirm(question: str) -> None:
         raise InvalidRequest(text)
 
 
-def _build_image(settings: Settings, *, memory_mib: int, again: bool) -> Path:
+def build_guest_image(settings: Settings, *, memory_mib: int, again: bool) -> Path:
+    """Build the game's image, or find it in the cache; with *again* built in any case. Returns its directory."""
     from guest.image import recipe  # noqa: PLC0415 - builds only
     from guest.image.build import build_image  # noqa: PLC0415 - builds only
     from lab.consul import find_consul  # noqa: PLC0415 - builds only

@@ -56,7 +56,7 @@ def make_plan(
         NotFound: children must be forked and there is no frozen parent.
         CapacityExhausted: they do not all fit; the message names what bounds them. Nothing was made.
     """
-    _refuse_out_of_range(request, limits)
+    check_request(request, limits)
     found = _sort_children(request, fleet, frozenset(avoid))
     current = len(found.counted)
     target, notes = _apply_step(request, current, limits)
@@ -83,12 +83,15 @@ def limit_forks(plan: ScalePlan, limits: Limits, still_there: Collection[str]) -
     dropped = frozenset(step.name for step in forks[max(0, room) :])
     if not dropped:
         return plan
-    note = f"{len(dropped)} not forked: {len(still_there)} failed children are still there and count toward the maximum."
+    note = (
+        f"{len(dropped)} not forked: {len(still_there)} failed children are still there and count toward the maximum."
+    )
     kept = tuple(step for step in plan.steps if step.kind is not StepKind.FORK or step.name not in dropped)
     return replace(plan, target=plan.target - len(dropped), steps=kept, notes=(*plan.notes, note))
 
 
-def _refuse_out_of_range(request: ScaleRequest, limits: Limits) -> None:
+def check_request(request: ScaleRequest, limits: Limits) -> None:
+    """Refuse a target out of range, before anybody has looked at the fleet; raises InvalidRequest."""
     service, target = request.service, request.target
     if target < 0:
         text = f"{service}: {target} is negative. Ask for the number of children that are to serve, 0 or more."
@@ -168,7 +171,9 @@ def _refuse_what_does_not_fit(request: ScaleRequest, fleet: Fleet, number: int, 
     room = sum(place.room for place in fleet.placements)
     if number <= room:
         return
-    bounds = "; ".join(f"{p.host}: room for {p.room}, bounded by {p.limited_by or 'its capacity'}" for p in fleet.placements)
+    bounds = "; ".join(
+        f"{p.host}: room for {p.room}, bounded by {p.limited_by or 'its capacity'}" for p in fleet.placements
+    )
     clear = f" Run `forkyard reap` first: {removals} broken children hold room." if removals else ""
     text = (
         f"{request.service}: {number} more children are needed and {room} fit ({bounds or 'no host takes any'}). "

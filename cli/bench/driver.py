@@ -1,0 +1,167 @@
+"""Benches of the hypervisor alone: fork-100 with small VMs, and cold-boot with the game's own."""
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cli.bench import Context, Json, Run
+from cli.bench.fleet import measure_scale_4
+from cli.bench.parts import SERVICE
+from cli.parent import BOOT_TIMEOUT, build_guest_image
+from forkyard.errors import PermanentError
+from forkyard.hypervisors.qemu.children import ChildStore
+from forkyard.hypervisors.qemu.driver import QemuHypervisor
+from forkyard.hypervisors.qemu.guest_channel import GuestChannel
+from forkyard.hypervisors.qemu.instance import Instance, end_instance
+from forkyard.hypervisors.qemu.launcher import Launcher
+from forkyard.hypervisors.qemu.parents import ParentStore
+from forkyard.hypervisors.qemu.timing import Deadline, Steps
+from forkyard.model import ForkSpec, Stamp, VmId
+from forkyard.names import make_child_name, make_fork_id, new_request_id
+from forkyard.settings import Settings
+
+CHILDREN = 100
+PATIENCE = timedelta(minutes=5)
+_PARENT = VmId("small")
+_RESERVE = 256 << 20
+
+
+def measure_fork_100(context: Context) -> Sequence[Run]:
+    """100 forks by the driver, over the bare loop in the same run: start, restore, first answer, the next."""
+    with _small_parent(context) as settings:
+        return [_fork_once(context, settings) for _ in range(context.runs)]
+
+
+def measure_cold_boot(context: Context) -> Sequence[Run]:
+    """Booting four of the game's VMs at once from cold, over forking four through the whole flow."""
+    runs = []
+    for _ in range(context.runs):
+        (forked,) = measure_scale_4(replace(context, runs=1))
+        cold = _boot_four(context)
+        runs.append(
+            Run(cold / forked.value, {"cold_seconds": round(cold, 3), "forked_seconds": round(forked.value, 3)})
+        )
+    return runs
+
+
+def _boot_four(context: Context) -> float:
+    policy = context.settings.service(SERVICE)
+    image = build_guest_image(context.settings, memory_mib=policy.memory_mib, again=False)
+    with _apart(context.settings) as settings, ThreadPoolExecutor(4) as pool:
+        hypervisor = QemuHypervisor(settings)
+        names = [f"cold-{number}" for number in range(1, 5)]
+        context.say("booting four cold, at the same time")
+        started = time.monotonic()
+        try:
+            # Until the app is warm and the agent waits; they would still have to register, so the figure flatters them.
+            booting = [pool.submit(hypervisor.start_parent, image, n, SERVICE, timeout=BOOT_TIMEOUT) for n in names]
+            for one in booting:
+                one.result()
+            return time.monotonic() - started
+        finally:
+            for name in names:
+                hypervisor.remove_parent(VmId(name), timeout=PATIENCE)
+
+
+def _fork_once(context: Context, settings: Settings) -> Run:
+    context.say(f"{CHILDREN} small VMs by the bare loop")
+    bare = _bare_loop(settings)
+    context.say(f"{CHILDREN} small VMs by the driver")
+    forked, ahead = _fork_all(settings)
+    details: Json = {
+        "children": CHILDREN,
+        "seconds": round(forked, 3),
+        "bare_loop_seconds": round(bare, 3),
+        "standbys_started_ahead": ahead,
+    }
+    return Run(forked / bare, details)
+
+
+def _fork_all(settings: Settings) -> tuple[float, int]:
+    hypervisor = QemuHypervisor(settings)
+    request = new_request_id()
+    place = hypervisor.placements(SERVICE)[0]
+    store = ChildStore(settings, place.host)
+
+    def fork(number: int) -> None:
+        name = make_child_name(SERVICE, request, number)
+        expires = datetime.now(UTC) + PATIENCE
+        stamp = Stamp(SERVICE, make_fork_id(request, name), request, expires)
+        hypervisor.fork(ForkSpec(name, stamp, place), timeout=PATIENCE)
+        instance = store.instance(name)
+        if instance is None:
+            text = f"{name} was forked and is not on record"
+            raise PermanentError(text)
+        _first_answer(instance)
+
+    started = time.monotonic()
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(fork, range(1, CHILDREN + 1)))
+        return time.monotonic() - started, 0
+    finally:
+        for vm in hypervisor.list_vms(SERVICE):
+            hypervisor.destroy(vm.id, timeout=PATIENCE)
+
+
+def _bare_loop(settings: Settings) -> float:
+    frozen = ParentStore(settings.state_dir / "parents", settings.run_dir / "verified").get(_PARENT)
+    launcher = Launcher(settings)
+    places = [settings.state_dir / "bare" / str(number) for number in range(CHILDREN)]
+    instances: list[Instance] = []
+    try:
+        started = time.monotonic()
+        for place in places:
+            place.mkdir(parents=True)
+            instance = launcher.start(place, frozen)
+            instances.append(instance)
+            launcher.restore(instance, frozen, Deadline(PATIENCE), Steps())
+            _first_answer(instance)
+        return time.monotonic() - started
+    finally:
+        for instance in instances:
+            end_instance(instance, timeout=PATIENCE)
+        shutil.rmtree(settings.state_dir / "bare", ignore_errors=True)
+
+
+def _first_answer(instance: Instance) -> None:
+    with GuestChannel(instance.agent, timeout=PATIENCE) as guest:
+        guest.hello()
+
+
+@contextmanager
+def _small_parent(context: Context) -> Iterator[Settings]:
+    from lab.small_vm import build_small_image  # noqa: PLC0415 - this bench only
+
+    image = build_small_image(context.settings.cache_dir)
+    with _apart(context.settings) as settings:
+        hypervisor = QemuHypervisor(settings)
+        context.say("a small parent")
+        try:
+            hypervisor.start_parent(image, _PARENT, SERVICE, timeout=PATIENCE)
+            hypervisor.freeze(_PARENT, timeout=PATIENCE)
+            yield settings
+        finally:
+            hypervisor.remove_parent(_PARENT, timeout=PATIENCE)
+
+
+@contextmanager
+def _apart(settings: Settings) -> Iterator[Settings]:
+    """Give the same settings with directories of their own, so that no flow and no reaper sees what is made here."""
+    run_dir = Path(tempfile.gettempdir()) / f"fyb-{os.getpid()}-{secrets.token_hex(2)}"
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.state_dir) as state:
+        run_dir.mkdir()
+        try:
+            qemu = replace(settings.qemu, memory_reserve=_RESERVE)
+            yield replace(settings, state_dir=Path(state), run_dir=run_dir, qemu=qemu)
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)
