@@ -1,0 +1,40 @@
+"""The Debian base: a root filesystem as a tar, from the mirror and the keys that this machine's apt already uses."""
+
+import os
+from pathlib import Path
+
+from guest.image.recipe import DEBIAN, EPOCH, LEFT_OUT, PACKAGES, ImageError
+from guest.image.shell import run
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def make_base(tar: Path) -> None:
+    """Write the base's tar; raises ImageError when apt knows no Debian mirror."""
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+    argv = ["mmdebstrap", "--mode=root", "--variant=essential", "--format=tar", "--architectures=amd64"]
+    argv += [f"--include={','.join(PACKAGES)}", *options, DEBIAN, str(tar), *find_sources()]
+    run(argv, env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"})
+
+
+def find_sources(listing: str | None = None) -> list[str]:
+    """
+    The sources.list lines for this release, with the mirrors of the machine's own apt.
+
+    The machine may run another release of Debian: only the mirrors' addresses are taken from it.
+    """
+    if listing is None:
+        listing = run(["apt-get", "indextargets", "--format", "$(SITE)|$(LABEL)|$(COMPONENT)", "Created-By: Packages"])
+    sites: dict[str, str] = {}
+    for line in listing.splitlines():
+        site, label, component = line.split("|")
+        if component == "main":
+            sites.setdefault(label, site)
+    if "Debian" not in sites:
+        text = f"apt knows no Debian mirror to take {DEBIAN}'s packages from: add one to /etc/apt/sources.list.d"
+        raise ImageError(text)
+    signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+    lines = [f"deb {signed}{sites['Debian']} {suite} main" for suite in (DEBIAN, f"{DEBIAN}-updates")]
+    if security := sites.get("Debian-Security"):
+        lines.append(f"deb {signed}{security} {DEBIAN}-security main")
+    return lines
