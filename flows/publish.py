@@ -115,6 +115,16 @@ def publish(report: Report) -> None:
         logger.warning("%s: the report could not be shown: %s", service, error)
 
 
+def publish_table(key: str, rows: list[dict[str, object]], description: str) -> None:
+    """Show one table."""
+    table = ArtifactCreate(key=key, type="table", data=json.dumps(rows), description=description, flow_run_id=_run_id())
+    try:
+        with get_client(sync_client=True) as client:
+            client.create_artifact(table)
+    except (HTTPError, PrefectException) as error:
+        logger.warning("%s could not be shown: %s", key, error)
+
+
 def _run_id() -> UUID | None:
     run = getattr(get_run_context(), "flow_run", None)
     return None if run is None else run.id

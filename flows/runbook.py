@@ -83,14 +83,15 @@ def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
 def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
     avoid: set[str] = set()
     _record_intent(work, plan.target)
-    for left in reversed(range(ROUNDS)):
+    left = ROUNDS
+    while True:
+        left -= 1
         avoid |= _carry_out(work, stages, plan)
         fleet = stages.submit(observe, work, "after").result()
         if not avoid or left == 0 or work.permit.refusal() or work.permit.breaker_open:
-            break
+            return fleet
         plan = _plan(work, stages, fleet, avoid)
         logger.info("%s: %d steps are left, in at most %d more rounds", work.service, len(plan.steps), left)
-    return fleet
 
 
 def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> ScalePlan:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas import State
 from prefect.runtime import flow_run
-from prefect.states import Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.states import Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.publish import publish, publishing_progress
 from flows.runbook import scale_fleet
@@ -23,6 +24,8 @@ from tasks.work import Work
 
 logger = logging.getLogger(__name__)
 
+RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
+
 
 def _run_name() -> str:
     parameters = flow_run.parameters
@@ -34,7 +37,7 @@ def _run_name() -> str:
 @flow(
     name="scale",
     flow_run_name=_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MOST_THREADS),
+    task_runner=RUNNER,
     # A second run of a flow that was killed in the middle must be asked for: it takes the lease like any other.
     retries=0,
     persist_result=False,

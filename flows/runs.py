@@ -1,0 +1,199 @@
+"""
+Start the deployments' runs by name, follow them, read their results: over Prefect's REST API.
+
+Imports neither Prefect nor any flow nor an HTTP library, because the command line starts with this module: Prefect's client takes
+two seconds of CPU to import, httpx half a second, the standard library's client 0.07 s. Only documented calls are made.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from forkyard.errors import ForkyardError, NotFound, NotReady, PermanentError, Unavailable
+from forkyard.model import ScaleRequest
+from forkyard.names import make_token
+from forkyard.waiting import wait_for
+
+FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
+UNSERVED = timedelta(seconds=30)
+"""A run that nobody has begun for so long is not going to be: the process that serves the deployments is away."""
+
+QUIET = timedelta(hours=1)
+"""A run that has not changed for so long is no longer followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    state: str
+    """Prefect's type of the state: SCHEDULED, PENDING, RUNNING, CANCELLING, or one of `FINAL`."""
+    message: str
+    """What the state says; for a failed run the reason."""
+    percent: float
+    text: str
+    """Children per phase, in words."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the run is over."""
+        return self.state in FINAL
+
+
+class Runs:
+    """The deployments' runs on one Prefect server."""
+
+    def __init__(self, api_url: str, *, timeout: timedelta = timedelta(seconds=10)) -> None:
+        """Talk to the API at *api_url*, which ends in /api."""
+        self._base = api_url.rstrip("/")
+        self._timeout = timeout.total_seconds()
+
+    def is_up(self) -> bool:
+        """Whether the server answers."""
+        try:
+            self._call("GET", "/health")
+        except (Unavailable, NotFound):
+            return False
+        return True
+
+    def start_scale(self, request: ScaleRequest) -> str:
+        """
+        Start a run for the request and return its id; the same request again returns the first one's.
+
+        Raises:
+            NotFound: the deployment is not registered.
+            Unavailable: the server does not answer.
+        """
+        parameters = {
+            "service": request.service,
+            "target": request.target,
+            "request_id": request.id,
+            "requested_by": request.requested_by,
+            "reason": request.reason,
+            "dry_run": request.dry_run,
+        }
+        name = f"{request.service} to {request.target} ({make_token(request.id)})"
+        tags = ["forkyard", request.service, *(["dry-run"] if request.dry_run else [])]
+        return self._start("scale", parameters, name=name, key=request.id, tags=tags)
+
+    def start_reap(self, service: str, *, key: str) -> str:
+        """Start a sweep of the service and return its run's id."""
+        return self._start("reap", {"service": service}, name=f"reap {service}", key=key, tags=["forkyard", service])
+
+    def _start(self, flow: str, parameters: Mapping[str, object], *, name: str, key: str, tags: list[str]) -> str:
+        deployment = self._call("GET", f"/deployments/name/{flow}/{flow}", missing=f"the deployment {flow}/{flow}")
+        body = {"parameters": parameters, "name": name, "idempotency_key": key, "tags": tags}
+        body |= {"state": {"type": "SCHEDULED"}}
+        created = self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+        return str(created["id"])
+
+    def progress(self, run_id: str) -> Progress:
+        """How far the run is now."""
+        run = self._call("GET", f"/flow_runs/{run_id}", missing=f"the run {run_id}")
+        state = run.get("state") or {}
+        found = self._artifact(run_id, "progress") or {}
+        return Progress(
+            state=str(state.get("type") or "PENDING"),
+            message=str(state.get("message") or ""),
+            percent=float(found.get("data") or 0.0),
+            text=str(found.get("description") or ""),
+        )
+
+    def follow(self, run_id: str) -> Iterator[Progress]:
+        """
+        Yield the run's progress whenever it changes; the last one is final.
+
+        Raises:
+            Unavailable: nobody begins the run, or the server went away.
+            NotFound: there is no such run.
+        """
+        last: Progress | None = None
+        while last is None or not last.final:
+            last = self._next(run_id, last)
+            yield last
+
+    def _next(self, run_id: str, last: Progress | None) -> Progress:
+        def look() -> Progress | None:
+            now = self.progress(run_id)
+            return None if now == last else now
+
+        waits = last is not None and last.state == "SCHEDULED"
+        try:
+            # Looks cost the server time that the children need: twice a second is enough for an eye.
+            return wait_for(
+                look,
+                what=f"run {run_id}",
+                timeout=UNSERVED if waits else QUIET,
+                interval=timedelta(seconds=0.3),
+                slowest=timedelta(seconds=0.6),
+            )
+        except NotReady as error:
+            text = f"the run {run_id} is not begun: the process that serves the deployments is away. Start it with `forkyard lab up`."
+            raise Unavailable(text if waits else str(error)) from error
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the run to end and to undo what is half made; one that is over is left alone."""
+        if not self.progress(run_id).final:
+            state = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled by a person"}
+            self._call("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": False})
+
+    def result(self, run_id: str) -> dict[str, Any] | None:
+        """What the run reported (as `forkyard.report.report_to_json` made it), or None when it has not."""
+        found = self._artifact(run_id, "result")
+        if found is None:
+            return None
+        return read_result(found["data"]) | {"run_url": self.run_url(run_id)}
+
+    def results(self, service: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """What the service's last runs reported, newest first."""
+        wanted = {"key": {"any_": [f"{service}-result"]}}
+        found = self._call("POST", "/artifacts/filter", {"artifacts": wanted, "sort": "CREATED_DESC", "limit": limit})
+        return [read_result(artifact["data"]) for artifact in found]
+
+    def run_url(self, run_id: str) -> str:
+        """Where a person looks at the run."""
+        return f"{self._base.removesuffix('/api')}/runs/flow-run/{run_id}"
+
+    def _artifact(self, run_id: str, kind: str) -> dict[str, Any] | None:
+        wanted = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": [kind]}}
+        found = self._call("POST", "/artifacts/filter", {"artifacts": wanted, "sort": "CREATED_DESC", "limit": 1})
+        return found[0] if found else None
+
+    # Any: the API's answers are JSON.
+    def _call(self, verb: str, path: str, body: object = None, *, missing: str = "") -> Any:  # noqa: ANN401
+        data = None if body is None else json.dumps(body).encode()
+        asked = Request(  # noqa: S310 - the configuration's own URL
+            self._base + path, data, {"Content-Type": "application/json"}, method=verb
+        )
+        try:
+            with urlopen(asked, timeout=self._timeout) as answer:  # noqa: S310 - as above
+                return json.load(answer)
+        except HTTPError as error:
+            raise self._refused(error, missing or path, f"{verb} {path}") from error
+        except (OSError, HTTPException, ValueError) as error:
+            text = f"Prefect at {self._base} does not answer: {error}. Start it with `forkyard lab up`."
+            raise Unavailable(text) from error
+
+    def _refused(self, error: HTTPError, missing: str, call: str) -> ForkyardError:
+        if error.code == HTTPStatus.NOT_FOUND:
+            return NotFound(f"{missing} is not there at {self._base}. `forkyard lab up` registers the deployments.")
+        if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Unavailable(f"Prefect at {self._base} answers {error.code} to {call}")
+        said = error.read(300).decode(errors="replace")
+        return PermanentError(f"Prefect refuses {call}: {error.code} {said}")
+
+
+def read_result(data: object) -> dict[str, Any]:
+    """Read a result artifact's data, which the API gives as text."""
+    found = json.loads(data) if isinstance(data, str) else data
+    if not isinstance(found, dict):
+        text = f"a result that is no object: {data!r:.80}"
+        raise PermanentError(text)
+    return found

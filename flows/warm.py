@@ -1,0 +1,114 @@
+"""
+Start each run's process by forking one that has imported everything already.
+
+Prefect's runner starts `python -m prefect.engine` for each run and waits two seconds of CPU for its imports. Here a process
+that never runs a thread, nor a flow, imports them once (the standard library's fork server), and each run is a fork of
+it: a process of its own all the same, with its own pid to kill, and the runner's control channel for cancelling.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import anyio
+from prefect.runner import Runner
+from prefect.runner._process_manager import ProcessHandle
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from anyio.abc import TaskStatus
+    from prefect.client.schemas.objects import FlowRun
+
+PRELOADED = ("prefect.flow_engine", "prefect.engine", "prefect._internal.metrics")
+"""What every run needs beside its flow; imported once, in the process that is forked."""
+
+
+class WarmRunner(Runner):
+    """
+    A runner whose runs begin at once.
+
+    Prefect has no public way to choose how a runner starts its processes; the one private name set here is why
+    Prefect is pinned to a minor release.
+    """
+
+    def __init__(self, flows: Mapping[str, str], **options: Any) -> None:  # noqa: ANN401 - Prefect's own
+        """Serve *flows*: by flow name, where each is found (`module:name`)."""
+        super().__init__(**options)
+        self._flows = dict(flows)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([*PRELOADED, *(where.partition(":")[0] for where in flows.values())])
+
+    async def __aenter__(self) -> Self:
+        """Start as any runner, and have the imports done before the first run comes."""
+        await super().__aenter__()
+        self._scheduled_run_poller._resolve_starter = self.make_starter
+        await anyio.to_thread.run_sync(self._warm_up)
+        return self
+
+    def _warm_up(self) -> None:
+        process = self._context.Process(target=os.getpid)
+        process.start()
+        process.join()
+
+    def make_starter(self, flow_run: "FlowRun") -> "ForkStarter":
+        """Choose how the run is started; Prefect's `StarterResolver`."""
+        known = flow_run.deployment_id
+        deployment = known and self._deployment_registry.get_deployment_name(known)
+        return ForkStarter(self, self._context, deployment or "")
+
+    def register_control(self, run: "FlowRun") -> dict[str, str]:
+        """Open the channel over which a run learns that it is cancelled, not just killed."""
+        try:
+            port, token = self._control_channel.register(run.id)
+        except RuntimeError:  # no loopback listener could be bound: cancelling then looks like a crash
+            return {}
+        return {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+
+    def find_flow(self, deployment: str) -> str:
+        """Where the deployment's flow is found."""
+        return self._flows[deployment]
+
+
+class ForkStarter:
+    """Prefect's `ProcessStarter`, by a fork."""
+
+    def __init__(self, runner: WarmRunner, context: Any, deployment: str) -> None:  # noqa: ANN401 - a multiprocessing context
+        """Start runs of *deployment* for *runner*."""
+        self._runner, self._context, self._deployment = runner, context, deployment
+
+    async def start(
+        self, flow_run: "FlowRun", task_status: "TaskStatus[ProcessHandle]" = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Start the run's process, tell its handle, and wait for its end."""
+        environment = self._runner.register_control(flow_run) | {
+            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "PREFECT__DEPLOYMENT_NAME": self._deployment,
+            # The runner runs those hooks, not the run's own process.
+            "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
+        }
+        where = self._runner.find_flow(self._deployment)
+        process: BaseProcess = self._context.Process(target=run_in_fork, args=(where, str(flow_run.id), environment))
+        process.start()
+        # A forked process is to the handle what a spawned one is: pid, exit code, liveness.
+        task_status.started(ProcessHandle(cast("SpawnProcess", process)))
+        await anyio.to_thread.run_sync(process.join)
+
+
+def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
+    """Do in a forked process what `python -m prefect.engine` does in a fresh one."""
+    from uuid import UUID
+
+    from prefect._internal.control_listener import configure_from_env
+    from prefect.engine import handle_engine_signals
+    from prefect.flow_engine import load_flow_run, run_flow
+
+    os.environ.update(environment)
+    configure_from_env()
+    module, _, name = where.partition(":")
+    flow_run_id = UUID(run_id)
+    with handle_engine_signals(flow_run_id):
+        run_flow(getattr(import_module(module), name), flow_run=load_flow_run(flow_run_id))

@@ -1,0 +1,38 @@
+"""The scale flow on a pretended world, for tests that need a run in a process of its own."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas import State
+from prefect.runtime import flow_run
+
+from flows.scale import RUNNER, scale_with
+from forkyard.model import ScaleRequest
+from tests.flows.yard import Yard, make_yard
+
+
+@flow(name="scale", task_runner=RUNNER, persist_result=False)
+def scale(service: str, target: int, folder: str, fork_seconds: float = 0.0, request_id: str | None = None) -> State[Any] | dict[str, object]:
+    """Scale a pretended service; write pid and, at the end, what is there into *folder*."""
+    yard = make_yard()
+    yard.fake.delay("fork", timedelta(seconds=fork_seconds))
+    request = ScaleRequest(request_id or str(flow_run.id), service, target, "tester", datetime.now(UTC))
+    (Path(folder) / "pid").write_text(str(os.getpid()))
+    try:
+        return scale_with(yard.world, request)
+    finally:
+        (Path(folder) / "left.json").write_text(json.dumps(_describe(yard)))
+
+
+def _describe(yard: Yard) -> dict[str, object]:
+    return {
+        "vms": yard.names(),
+        "serving": yard.serving(),
+        "entries": sorted(entry.registration.node for entry in yard.fake.entries.values()),
+        "forks": yard.fake.counted()["fork"],
+        "leases": sorted(yard.fake.holders),
+    }
