@@ -17,9 +17,9 @@ def main() -> None:
     fd, program = int(sys.argv[1]), sys.argv[2:]
     # dup2 onto itself would leave the descriptor to be closed by exec.
     os.dup2(fd, FIRST_FD) if fd != FIRST_FD else os.set_inheritable(fd, True)  # noqa: FBT003 - positional only
-    os.execvpe(  # noqa: S606 - no shell is wanted
-        program[0], program, {"PATH": os.defpath, "LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
-    )
+    environment = dict(os.environ)  # noqa: TID251 - the protocol is two variables, beside those that are there
+    environment.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+    os.execvpe(program[0], program, environment)  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from forkyard.errors import Unavailable
+from forkyard.errors import NotReady, Unavailable
 from forkyard.processes import ProcessRef, end, spawn, tail
 from forkyard.waiting import wait_for
+from lab.consul import consul_version
 from lab.daemons import call_inside, read_ref, write_ref
 
 HTTP_PORT = 8500
@@ -34,7 +35,6 @@ GOSSIP = {"probe_interval": "1s", "probe_timeout": "1s", "suspicion_mult": 4}
 class ConsulCluster:
     """The lab's Consul servers."""
 
-    binary: Path
     namespace: str
     client: str
     """Address of the client agent."""
@@ -42,7 +42,6 @@ class ConsulCluster:
     datacenter: str
     directory: Path
     """Configuration, data, logs and pids; short-lived."""
-    version: tuple[int, int, int]
 
     def names(self) -> dict[str, str]:
         """Address per agent, the servers first."""
@@ -50,10 +49,10 @@ class ConsulCluster:
         return {**servers, "consul-client": self.client}
 
 
-def render_agent(cluster: ConsulCluster, name: str) -> dict[str, object]:
+def render_agent(cluster: ConsulCluster, name: str, version: tuple[int, int, int]) -> dict[str, object]:
     """The configuration of one agent; understood by Consul 1.8 and by current releases."""
     address = cluster.names()[name]
-    ui: Mapping[str, object] = {"ui": True} if cluster.version < (1, 9, 0) else {"ui_config": {"enabled": True}}
+    ui: Mapping[str, object] = {"ui": True} if version < (1, 9, 0) else {"ui_config": {"enabled": True}}
     only_servers: Mapping[str, object] = {"server": True, "bootstrap_expect": len(cluster.servers)}
     return {
         "node_name": name,
@@ -76,27 +75,29 @@ def render_agent(cluster: ConsulCluster, name: str) -> dict[str, object]:
     }
 
 
-def start_consul(cluster: ConsulCluster) -> bool:
+def start_consul(cluster: ConsulCluster, binary: Path) -> bool:
     """Start the agents that do not run, wait for a leader and all peers; say whether any was started."""
-    started = False
-    for name in cluster.names():
-        if _agent(cluster, name) is None:
-            _start_agent(cluster, name)
-            started = True
-    wait_for(lambda: _ready(cluster), what="Consul's leader and its peers", timeout=START_TIMEOUT)
-    return started
+    missing = [name for name in cluster.names() if _agent(cluster, name) is None]
+    version = consul_version(binary) if missing else (0, 0, 0)
+    for name in missing:
+        _start_agent(cluster, name, binary, version)
+    try:
+        wait_for(lambda: _ready(cluster), what="Consul's leader and its peers", timeout=START_TIMEOUT)
+    except NotReady as error:
+        text = f"{error}: {consul_trouble(cluster)}"
+        raise NotReady(text) from error
+    return bool(missing)
 
 
-def _start_agent(cluster: ConsulCluster, name: str) -> None:
+def _start_agent(cluster: ConsulCluster, name: str, binary: Path, version: tuple[int, int, int]) -> None:
     home = cluster.directory / name
     (home / "data").mkdir(parents=True, exist_ok=True)
-    (home / "agent.json").write_text(json.dumps(render_agent(cluster, name), indent=2))
+    (home / "agent.json").write_text(json.dumps(render_agent(cluster, name, version), indent=2))
     ref = spawn(
         # The leader must answer its peers in 0.5 s however busy the VMs keep the processors.
-        ["nice", "-n", "-5", str(cluster.binary), "agent", f"-config-file={home / 'agent.json'}"],
+        ["nice", "-n", "-5", str(binary), "agent", f"-config-file={home / 'agent.json'}"],
         log=home / "log",
         namespace=cluster.namespace,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS": "2"},
     )
     write_ref(home / "pid", ref)
 
@@ -105,13 +106,15 @@ def _agent(cluster: ConsulCluster, name: str) -> ProcessRef | None:
     return read_ref(cluster.directory / name / "pid")
 
 
-def consul_health(cluster: ConsulCluster) -> dict[str, str]:
-    """Per agent what is wrong with it; empty text when nothing is."""
-    health = {}
+def consul_trouble(cluster: ConsulCluster) -> str:
+    """What is wrong with the cluster; empty text when nothing is."""
     for name in cluster.names():
-        dead = _agent(cluster, name) is None
-        health[name] = f"not running: {tail(cluster.directory / name / 'log', 2)}" if dead else ""
-    return health
+        if _agent(cluster, name) is None:
+            return f"{name} does not run: {tail(cluster.directory / name / 'log', 2)}"
+    try:
+        return "" if _ready(cluster) else "there is no leader, or a server is missing"
+    except (Unavailable, FileNotFoundError) as error:
+        return str(error)
 
 
 def stop_consul(cluster: ConsulCluster) -> None:
@@ -126,10 +129,6 @@ def stop_consul(cluster: ConsulCluster) -> None:
 
 def _ready(cluster: ConsulCluster) -> bool | None:
     """Whether there is a leader and every server is its peer, as the client agent sees it."""
-    dead = [name for name, reason in consul_health(cluster).items() if reason]
-    if dead:
-        text = f"{dead[0]} ended: {tail(cluster.directory / dead[0] / 'log')}"
-        raise Unavailable(text)
     peers = call_inside(cluster.namespace, lambda: _get(cluster, "/v1/status/peers"))
     leader = call_inside(cluster.namespace, lambda: _get(cluster, "/v1/status/leader"))
     return True if leader and isinstance(peers, list) and len(peers) == len(cluster.servers) else None

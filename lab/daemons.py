@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from pyroute2 import netns
 
-from forkyard.processes import ProcessRef, is_alive, parse_ref
+from forkyard.processes import ProcessRef, find_process, is_alive, parse_ref
 
 T = TypeVar("T")
+
+NAMESPACES = Path("/run/netns")
 
 
 def write_ref(path: Path, ref: ProcessRef) -> None:
@@ -27,6 +29,24 @@ def read_ref(path: Path) -> ProcessRef | None:
     except FileNotFoundError:
         return None
     return ref if ref is not None and is_alive(ref) else None
+
+
+def list_inside(namespace: str, name: str) -> list[ProcessRef]:
+    """The living processes of a program's name in the namespace, whoever started them."""
+    try:
+        inside = f"net:[{(NAMESPACES / namespace).stat().st_ino}]"
+    except FileNotFoundError:
+        return []
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fits = (entry / "comm").read_text().strip() == name and str((entry / "ns/net").readlink()) == inside
+        except OSError:
+            continue  # it ended while we looked
+        ref = find_process(int(entry.name)) if fits else None
+        if ref is not None:
+            found.append(ref)
+    return found
 
 
 def call_inside(namespace: str, function: Callable[[], T]) -> T:

@@ -14,9 +14,7 @@ from pyroute2 import IPRoute, netns
 
 from forkyard.errors import InvalidRequest
 from forkyard.settings import Settings
-from lab.daemons import call_inside
-
-NAMESPACES = Path("/run/netns")
+from lab.daemons import NAMESPACES, call_inside
 
 
 @dataclass(frozen=True, slots=True)

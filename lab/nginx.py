@@ -16,6 +16,7 @@ from forkyard.errors import InvalidRequest, NotReady, Unavailable
 from forkyard.processes import end, find_process, spawn, tail
 from forkyard.settings import NginxSettings
 from forkyard.waiting import wait_for
+from lab.daemons import list_inside
 
 START_TIMEOUT = timedelta(seconds=20)
 STOP_TIMEOUT = timedelta(seconds=5)
@@ -98,10 +99,9 @@ def start_nginx(settings: NginxSettings, address: str, services: Sequence[str]) 
     process = NginxProcess(settings.binary, settings.directory, settings.namespace)
     if nginx_trouble(settings) == "":
         return False
+    _clear(settings)
     home = settings.directory
     (home / "tmp").mkdir(parents=True, exist_ok=True)
-    for socket in home.glob("*.sock"):
-        socket.unlink()  # a killed nginx leaves them, and a new one cannot listen there
     balancer = NginxBalancer(settings)
     for service in services:
         balancer.prepare(service)
@@ -133,12 +133,21 @@ def nginx_trouble(settings: NginxSettings) -> str:
 
 def stop_nginx(settings: NginxSettings) -> None:
     """End Nginx at once and forget its upstreams; one that does not run is success."""
+    _clear(settings)
+    for path in settings.directory.glob("upstreams/*.conf"):
+        path.unlink()
+
+
+def _clear(settings: NginxSettings) -> None:
+    """End what runs of it, and remove what keeps another from listening."""
     try:
         master = find_process(NginxProcess(settings.binary, settings.directory, settings.namespace).master())
     except Unavailable:
         master = None
     if master is not None:
         end(master, timeout=STOP_TIMEOUT)
-    for path in (*settings.directory.glob("*.sock"), *settings.directory.glob("upstreams/*.conf")):
-        path.unlink()
-    Path(settings.directory / "nginx.pid").unlink(missing_ok=True)
+    # Workers outlive a master that was killed, and keep its port.
+    for worker in list_inside(settings.namespace, Path(settings.binary).name) if settings.namespace else ():
+        end(worker, timeout=STOP_TIMEOUT)
+    for path in (*settings.directory.glob("*.sock"), settings.directory / "nginx.pid"):
+        path.unlink(missing_ok=True)

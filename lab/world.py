@@ -1,0 +1,174 @@
+"""
+The whole small world: up, down, status.
+
+Up may be called at any time: what runs is left alone, what is missing is started. Down ends every
+process and removes the namespace; frozen parents and caches stay.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from forkyard.settings import Settings
+from lab.consul import find_consul
+from lab.consul_cluster import HTTP_PORT, ConsulCluster, consul_trouble, start_consul, stop_consul
+from lab.forward import Forward, forward_trouble, start_forward, stop_forward
+from lab.network import ensure_network, is_namespace, lab_network, remove_network
+from lab.nginx import nginx_trouble, start_nginx, stop_nginx
+from lab.parent import ensure_parent, parent_trouble, remove_children
+from lab.parts import Part, Progress, start_parts, stop_parts
+from lab.prefect import prefect_status, start_prefect, stop_prefect
+from lab.resident import start_sync, stop_sync, sync_trouble
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """One part of the lab."""
+
+    name: str
+    healthy: bool
+    detail: str
+    """What is wrong; empty when nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """The lab as it is now; the addresses work from the host's own network."""
+
+    load_balancer: str
+    consul: str
+    """Its UI is at `/ui` below it."""
+    prefect: str
+    parts: tuple[PartStatus, ...]
+
+    @property
+    def up(self) -> bool:
+        """Whether every part is healthy."""
+        return all(part.healthy for part in self.parts)
+
+
+def up(settings: Settings, progress: Progress, *, config: Path | None = None) -> LabStatus:
+    """
+    Start what is missing. *config* is the file that the settings came from, for the daemons that read it too.
+
+    Raises:
+        CapacityExhausted: a port is in use; the message names it and who holds it.
+        ForkyardError: a part does not start; the others stay up, and another call goes on from there.
+    """
+    with _alone(settings):
+        start_parts(make_parts(settings, progress, config), progress)
+    return status(settings)
+
+
+def down(settings: Settings, progress: Progress = lambda _: None) -> None:
+    """End all of it, children and half-made things included; a lab that is not up is success."""
+    with _alone(settings):
+        stop_parts(make_parts(settings, progress, None), progress)
+        shutil.rmtree(_home(settings), ignore_errors=True)
+
+
+def status(settings: Settings) -> LabStatus:
+    """Look at every part."""
+    parts = make_parts(settings, lambda _: None, None)
+    return LabStatus(
+        load_balancer=f"http://127.0.0.1:{settings.lab.load_balancer_port}",
+        consul=f"http://127.0.0.1:{settings.lab.consul_port}",
+        prefect=f"http://127.0.0.1:{settings.lab.prefect_port}",
+        parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
+    )
+
+
+def make_parts(settings: Settings, progress: Progress, config: Path | None) -> list[Part]:
+    """Every part of the lab, in an order in which they could be started one by one."""
+    services = [_parent(settings, service, progress) for service in sorted(settings.services)]
+    return [*_network(settings), *services, *_programs(settings, config)]
+
+
+def _network(settings: Settings) -> list[Part]:
+    """The namespace and what runs in it."""
+    network = lab_network(settings)
+    home, namespace, address = _home(settings), network.namespace, str(network.load_balancer)
+    names = sorted(settings.services)
+    ports = (
+        Forward("port of nginx", settings.lab.load_balancer_port, f"{address}:80", namespace, home),
+        Forward("port of consul", settings.lab.consul_port, f"{address}:{HTTP_PORT}", namespace, home),
+    )
+    cluster = ConsulCluster(namespace, address, settings.consul.join, settings.consul.datacenter, home / "consul")
+    return [
+        Part(
+            "network",
+            start=lambda: ensure_network(network),
+            trouble=lambda: "" if is_namespace(namespace) else f"there is no namespace {namespace}",
+            stop=lambda: remove_network(namespace),
+        ),
+        Part(
+            "consul",
+            start=lambda: start_consul(cluster, find_consul(settings.cache_dir)),
+            trouble=lambda: consul_trouble(cluster),
+            stop=lambda: stop_consul(cluster),
+            after=("network",),
+        ),
+        Part(
+            "nginx",
+            start=lambda: start_nginx(settings.nginx, address, names),
+            trouble=lambda: nginx_trouble(settings.nginx),
+            stop=lambda: stop_nginx(settings.nginx),
+            after=("network",),
+        ),
+        *(
+            Part(
+                port.name,
+                start=partial(start_forward, port),
+                trouble=partial(forward_trouble, port),
+                stop=partial(stop_forward, port),
+                after=("network",),
+            )
+            for port in ports
+        ),
+    ]
+
+
+def _parent(settings: Settings, service: str, progress: Progress) -> Part:
+    return Part(
+        f"parent of {service}",
+        start=lambda: ensure_parent(settings, service, progress),
+        trouble=lambda: parent_trouble(settings, service),
+        stop=lambda: remove_children(settings, service),
+        after=("network",),
+    )
+
+
+def _programs(settings: Settings, config: Path | None) -> list[Part]:
+    """What runs in the host's own network; listed last, so that at the end no flow forks what is being removed."""
+    return [
+        Part(
+            "prefect",
+            start=lambda: start_prefect(settings),
+            trouble=lambda: prefect_status(settings),
+            stop=lambda: stop_prefect(settings),
+        ),
+        Part(
+            "sync",
+            start=lambda: start_sync(settings, config),
+            trouble=lambda: sync_trouble(settings),
+            stop=lambda: stop_sync(settings),
+            after=("consul", "nginx", "port of consul"),
+        ),
+    ]
+
+
+def _home(settings: Settings) -> Path:
+    return settings.run_dir / "lab"
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Two that start or stop the lab at the same time do it one after the other."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir / "lab.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
