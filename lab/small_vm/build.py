@@ -38,7 +38,7 @@ _MODULES = (
     "drivers/net/virtio_net",
 )
 """In the order in which they need each other."""
-_APPLETS = ("sh", "mount", "insmod", "cat", "mkdir", "ifconfig", "httpd", "ln", "ip", "date", "sleep", "arping", "sed")
+_APPLETS = ("sh", "mount", "insmod", "cat", "mkdir", "ifconfig", "httpd", "ln", "ip", "date", "mkfifo", "arping")
 _DIRECTORIES = ("bin", "dev", "etc", "modules", "proc", "run", "sys", "www")
 _KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
 _DISK = "16M"

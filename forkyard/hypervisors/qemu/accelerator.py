@@ -62,7 +62,7 @@ def find_kvm_problem() -> str | None:
     debug = ("-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug")
     with subprocess.Popen(
         [*trial, *debug], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:  # noqa: S603 - our own words
+    ) as process:
         try:
             output, errors = process.communicate(timeout=TRIAL.total_seconds())
         except subprocess.TimeoutExpired:

@@ -34,6 +34,8 @@ STAMP = "stamp.json"
 FORKED = "forked.json"
 IDENTIFIED = "identified.json"
 MACHINE = "machine"
+_LAST = "last.json"
+"""The address that was given last."""
 
 _ALLOT = timedelta(seconds=30)
 """Allotting takes milliseconds: who waits longer waits for something broken."""
@@ -132,19 +134,18 @@ class ChildStore:
                 return _same(found, stamp)
             records = self.list_records()
             self._check_room(name, parent, records)
-            last = read_record(self._directory / "last.json")
-            address = choose_address(
-                self._settings.qemu, (r.address for r in records), str(last["address"]) if last else None
-            )
+            last = read_record(self._directory / _LAST) or {}
+            address = choose_address(self._settings.qemu, (r.address for r in records), str(last.get("address")))
             if address is None:
-                text = f"child {name}: no address is left in {self._settings.qemu.network}. Retire children, or widen qemu.network."
+                network = self._settings.qemu.network
+                text = f"child {name}: no address is left in {network}. Retire children, or widen qemu.network."
                 raise CapacityExhausted(text)
             record = Record(name, parent.name, address, datetime.now(UTC), stamp)
             if not make_directory(self.path(name), STAMP, _to_record(record)):
                 # Ours alone, and without a stamp that can be read: nothing of it can be kept.
                 self.remove(name, timeout=_ALLOT)
                 make_directory(self.path(name), STAMP, _to_record(record))
-            write_record(self._directory / "last.json", {"address": address})
+            write_record(self._directory / _LAST, {"address": address})
         return record
 
     def restamp(self, record: Record, stamp: Stamp) -> Record:
@@ -190,7 +191,9 @@ class ChildStore:
         facts = self.facts(records, dict.fromkeys((r.parent for r in records), parent.memory_bytes))
         room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
         if room < 1:
-            text = f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children, or add {limit}."
+            text = (
+                f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children."
+            )
             raise CapacityExhausted(text)
 
     def _measure(self, process: ProcessRef) -> int | None:
@@ -205,8 +208,8 @@ class ChildStore:
 def _same(record: Record, stamp: Stamp) -> Record:
     if (record.stamp.service, record.stamp.fork_id) != (stamp.service, stamp.fork_id):
         text = (
-            f"child {record.name} belongs to another fork: it is stamped {record.stamp.service}/{record.stamp.fork_id}, "
-            f"not {stamp.service}/{stamp.fork_id}. Destroy it first, or choose another name."
+            f"child {record.name} belongs to another fork: its stamp says {record.stamp.service} and "
+            f"{record.stamp.fork_id}, not {stamp.service} and {stamp.fork_id}. Destroy it, or choose another name."
         )
         raise PermanentError(text)
     return record

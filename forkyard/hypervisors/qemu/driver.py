@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard import wire
-from forkyard.errors import CapacityExhausted, NotFound, OutcomeUnknown, PermanentError, VerificationFailed
+from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, VerificationFailed
 from forkyard.hypervisors.qemu import capacity
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
@@ -279,12 +279,12 @@ class QemuHypervisor:
 
 
 def _check_identity(record: Record, identity: Identity) -> None:
-    allotted = (record.stamp.fork_id, make_mac(record.address), record.address)
-    asked = (identity.fork_id, identity.mac, identity.address.partition("/")[0])
-    for what, here, there in zip(("fork id", "MAC", "address"), allotted, asked, strict=True):
+    allotted = (record.name, record.stamp.fork_id, make_mac(record.address), record.address)
+    asked = (identity.name, identity.fork_id, identity.mac, identity.address.partition("/")[0])
+    for what, here, there in zip(("name", "fork id", "MAC", "address"), allotted, asked, strict=True):
         if here != there:
-            text = f"child {record.name}: the identity's {what} is {there}, but {here} was allotted to it."
-            raise PermanentError(text)
+            text = f"child {record.name}: the identity's {what} is {there}, but the child's is {here}."
+            raise VerificationFailed(text)
 
 
 def _prove(guest: GuestChannel, identity: Identity) -> IdentityReport:
@@ -323,6 +323,3 @@ def _find_problems(report: IdentityReport, identity: Identity) -> list[str]:
         if found.partition("/")[0] != value.partition("/")[0]:
             problems.append(f"{point} is {found}, not {value}")
     return problems
-
-
-__all__ = ["CapacityExhausted", "QemuHypervisor", "Stray"]

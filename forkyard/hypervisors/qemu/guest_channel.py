@@ -14,7 +14,7 @@ from typing import Self
 
 from forkyard import wire
 from forkyard.errors import NotReady, Unavailable, VerificationFailed
-from forkyard.waiting import wait_for
+from forkyard.hypervisors.qemu.timing import wait_while_alive
 
 
 class GuestChannel:
@@ -48,7 +48,9 @@ class GuestChannel:
     def wait_for_state(self, *states: str) -> str:
         """Wait until the agent is in one of the states; raises VerificationFailed when it says `failed`."""
         left = timedelta(seconds=max(0.0, self._deadline - time.monotonic()))
-        return wait_for(lambda: self._state_in(states), what=f"guest's agent: {' or '.join(states)}", timeout=left)
+        return wait_while_alive(
+            lambda: self._state_in(states), what=f"guest's agent: {' or '.join(states)}", timeout=left
+        )
 
     def ask(self, verb: str, **fields: object) -> dict[str, object]:
         """Ask one thing; the answer's `ok` is for the caller to judge."""

@@ -49,7 +49,8 @@ class Launcher:
         """Raise Unsupported when this host cannot restore the parent, NotFound when its network is not there."""
         problems = differences(frozen.machine, self.host_machine(frozen.machine.memory_mib))
         if problems:
-            text = f"parent {frozen.name} cannot be forked here: {'; '.join(problems)}. Build and freeze it anew on this host."
+            why = "; ".join(problems)
+            text = f"parent {frozen.name} cannot be forked here: {why}. Build and freeze it anew on this host."
             raise Unsupported(text)
         check_namespace(self._settings.qemu)
 
@@ -79,7 +80,7 @@ class Launcher:
             steps.done("connect")
             qmp.restore_state(frozen.directory / "state", timeout=deadline.left)
             steps.done("restore")
-            # The link was down when the parent was frozen, and is in its state so. Said again: it must never be up here.
+            # The link was down when the parent was frozen. Said again, because it must never be up here.
             qmp.execute("set_link", {"name": NIC, "up": False}, timeout=deadline.left)
             qmp.execute("cont", timeout=deadline.left)
             steps.done("continue")
@@ -124,7 +125,7 @@ def qemu_version() -> str:
 
 @functools.cache
 def _ask_version(path: str, modified: int, size: int) -> str:  # noqa: ARG001 - another file is another version
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - found on PATH by us
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     version = re.search(r"version (\d+\.\d+\.\d+)", answer.stdout)
     if version is None:
         text = f"{path} does not tell its version: {answer.stdout}{answer.stderr}"

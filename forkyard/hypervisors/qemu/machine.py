@@ -19,7 +19,7 @@ PARENT_MAC = "52:54:00:66:79:00"
 """Every parent's, and so every child's until its guest has another."""
 
 TRANSLATION_MIB = 64
-"""Room for translated code under TCG. It is filled once and counts fully in a child's own memory, so no more than helps."""
+"""Room for translated code under TCG; it fills up and is each child's own, so no more than helps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ NAMESPACES = Path("/run/netns")
 def check_namespace(settings: QemuSettings) -> None:
     """Raise NotFound when the namespace of the settings is not there."""
     if settings.namespace is not None and not (NAMESPACES / settings.namespace).exists():
-        text = f"network namespace {settings.namespace} is not there. Start the lab (`forkyard lab up`) or make the namespace."
-        raise NotFound(text)
+        raise _no_namespace(settings)
 
 
 def count_addresses(settings: QemuSettings) -> int:
@@ -55,15 +54,21 @@ def attach(settings: QemuSettings, tap: str) -> None:
             found = {name: links.link_lookup(ifname=name) for name in (settings.bridge, tap)}
             for name, indexes in found.items():
                 if not indexes:
-                    text = f"network device {name} is not in namespace {settings.namespace}. Start the lab (`forkyard lab up`)."
+                    text = f"there is no network device {name} in namespace {settings.namespace}. {_START}"
                     raise NotFound(text)
             links.link("set", index=found[tap][0], master=found[settings.bridge][0], state="up")
     except FileNotFoundError as error:
-        text = f"network namespace {settings.namespace} is not there. Start the lab (`forkyard lab up`)."
-        raise NotFound(text) from error
+        raise _no_namespace(settings) from error
     except NetlinkError as error:
         text = f"{tap}: joining bridge {settings.bridge}: {error}"
         raise NotReady(text) from error
+
+
+_START = "Start the lab (`forkyard lab up`)."
+
+
+def _no_namespace(settings: QemuSettings) -> NotFound:
+    return NotFound(f"network namespace {settings.namespace} is not there. {_START}")
 
 
 def _range(network: IPv4Network, first: IPv4Address, gateway: IPv4Address | None) -> Iterator[IPv4Address]:

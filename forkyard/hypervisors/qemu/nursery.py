@@ -211,7 +211,7 @@ def _finish_files(directory: Path) -> None:
 
 def _make_overlay(overlay: Path, backing: Path) -> None:
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing.resolve()), "-F", "qcow2", str(overlay)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words and paths
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         text = f"{overlay} could not be made: {made.stderr.strip()}"
         raise PermanentError(text)

@@ -8,6 +8,7 @@ removes it holds it alone.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from typing import cast
 from forkyard.errors import NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_to_record
 from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
+
+logger = logging.getLogger(__name__)
 
 PARENT = "parent.json"
 MANIFEST = "manifest.json"
@@ -67,8 +70,17 @@ class ParentStore:
 
     def list(self) -> list[Frozen]:
         """All frozen parents whose manifest can be read, by name."""
-        found = (self._read(path) for path in list_directories(self.directory))
-        return [frozen for frozen in found if frozen is not None]
+        found = []
+        for path in list_directories(self.directory):
+            try:
+                frozen = self._read(path)
+            except VerificationFailed as error:
+                # One broken parent must not hide the others; whoever forks it is told.
+                logger.warning("%s", error)
+                continue
+            if frozen is not None:
+                found.append(frozen)
+        return found
 
     def find(self, name: str) -> Frozen | None:
         """The frozen parent of that name, or None when there is none or it is not frozen."""
@@ -142,11 +154,9 @@ class ParentStore:
         found = _hash_all(frozen.directory)
         for file, digest in frozen.files.items():
             if found[file] != digest:
-                text = f"parent {frozen.name}: {frozen.directory / file} is not what was frozen. Remove the parent and build it again."
-                raise VerificationFailed(text)
+                raise _changed(frozen, file)
         if make_fingerprint(frozen.machine, found) != frozen.fingerprint:
-            text = f"parent {frozen.name}: {frozen.directory / MANIFEST} is not what was frozen. Remove the parent and build it again."
-            raise VerificationFailed(text)
+            raise _changed(frozen, MANIFEST)
         self._remember(frozen, look)
 
     def forget(self, name: str) -> None:
@@ -196,6 +206,13 @@ def make_fingerprint(machine: Machine, files: dict[str, str]) -> str:
     """One hash over memory, device state, disks and machine description."""
     whole = json.dumps({"machine": machine_to_record(machine), "files": files}, sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _changed(frozen: Frozen, file: str) -> VerificationFailed:
+    path = frozen.directory / file
+    return VerificationFailed(
+        f"parent {frozen.name}: {path} is not what was frozen. Remove the parent and build it again."
+    )
 
 
 def _hash_all(directory: Path) -> dict[str, str]:

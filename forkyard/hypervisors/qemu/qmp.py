@@ -7,7 +7,6 @@ translated here: refused by QEMU -> PermanentError, no connection -> Unavailable
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Coroutine, Mapping
 from datetime import timedelta
@@ -18,7 +17,7 @@ from typing import Self, TypeVar
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
 
 from forkyard.errors import OutcomeUnknown, PermanentError, Unavailable
-from forkyard.waiting import wait_for
+from forkyard.hypervisors.qemu.timing import wait_while_alive
 
 T = TypeVar("T")
 
@@ -32,22 +31,31 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 class _Loop:
-    """The event loop's thread, started by the first call; a forked process starts its own."""
+    """The event loop of all connections and its thread; they end with the last connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owner = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._users = 0
+        self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
-    def run(self, coroutine: Coroutine[object, object, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
-
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def join(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None or self._owner != os.getpid():
-                self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="forkyard-qmp", daemon=True).start()
-            return self._loop
+            self._users += 1
+            if self._running is None:
+                loop = asyncio.new_event_loop()
+                self._running = loop, threading.Thread(target=loop.run_forever, name="forkyard-qmp", daemon=True)
+                self._running[1].start()
+            return self._running[0]
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._running is not None:
+                loop, thread = self._running
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
+                self._running = None
 
 
 _LOOP = _Loop()
@@ -60,9 +68,10 @@ class Qmp:
         """Connect; raises Unavailable when no QEMU answers in time."""
         self._what = f"QEMU behind {path}"
         self._client = QMPClient(path.parent.name)
+        self._loop = _LOOP.join()
         try:
-            _LOOP.run(asyncio.wait_for(self._client.connect(str(path)), timeout.total_seconds()))
-        except (QMPError, TimeoutError, asyncio.TimeoutError, OSError) as error:
+            self._run(asyncio.wait_for(self._client.connect(str(path)), timeout.total_seconds()))
+        except (QMPError, TimeoutError, OSError) as error:
             self.close()
             text = f"{self._what} does not answer: {str(error) or 'no greeting in time'}"
             raise Unavailable(text) from error
@@ -76,11 +85,11 @@ class Qmp:
             OutcomeUnknown: no answer came, or QEMU went away before it.
         """
         try:
-            return _LOOP.run(asyncio.wait_for(self._client.execute(command, arguments), timeout.total_seconds()))
+            return self._run(asyncio.wait_for(self._client.execute(command, arguments), timeout.total_seconds()))
         except ExecuteError as error:
             text = f"{self._what} refused {command}: {error}"
             raise PermanentError(text) from error
-        except (ExecInterruptedError, StateError, TimeoutError, asyncio.TimeoutError) as error:
+        except (ExecInterruptedError, StateError, TimeoutError) as error:
             text = f"{self._what} gave no answer to {command}: {str(error) or 'not in time'}"
             raise OutcomeUnknown(text) from error
 
@@ -100,7 +109,7 @@ class Qmp:
         with path.open("wb") as file:
             self._send_file(file.fileno(), timeout)
         self.execute("migrate", {"uri": f"fd:{_STATE}"}, timeout=timeout)
-        wait_for(
+        wait_while_alive(
             lambda: self._saved(timeout),
             what=f"{self._what}: saving the device state",
             timeout=timeout,
@@ -113,7 +122,7 @@ class Qmp:
         with path.open("rb") as file:
             self._send_file(file.fileno(), timeout)
         self.execute("migrate-incoming", {"uri": f"fd:{_STATE}"}, timeout=timeout)
-        wait_for(
+        wait_while_alive(
             lambda: None if self.status(timeout=timeout) == "inmigrate" else True,
             what=f"{self._what}: restoring the device state",
             timeout=timeout,
@@ -121,13 +130,16 @@ class Qmp:
             slowest=timedelta(milliseconds=10),
         )
 
+    def _run(self, coroutine: Coroutine[object, object, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
     def _send_file(self, descriptor: int, timeout: timedelta) -> None:
         # QEMU 7.2 reads no plain file, and a shell with `cat` in it would be two more processes a fork.
         async def send() -> None:
             self._client.send_fd_scm(descriptor)
 
         try:
-            _LOOP.run(send())
+            self._run(send())
         except (QMPError, OSError) as error:
             text = f"{self._what} is gone: {error}"
             raise OutcomeUnknown(text) from error
@@ -144,10 +156,12 @@ class Qmp:
     def close(self) -> None:
         """End the connection; QEMU goes on."""
         try:
-            _LOOP.run(asyncio.wait_for(self._client.disconnect(), 5))
-        except (QMPError, EOFError, OSError, TimeoutError, asyncio.TimeoutError):
+            self._run(asyncio.wait_for(self._client.disconnect(), 5))
+        except (QMPError, EOFError, OSError, TimeoutError):
             # The connection failed earlier and says so again; there is nothing left to end.
-            return
+            pass
+        finally:
+            _LOOP.leave()
 
     def __enter__(self) -> Self:
         """Use the connection for a block."""

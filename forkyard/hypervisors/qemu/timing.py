@@ -1,7 +1,14 @@
-"""How long is left of a call's timeout, and how long its steps took."""
+"""How long is left of a call's timeout, how long its steps took, and a wait that a dead QEMU ends."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
+
+from forkyard.errors import OutcomeUnknown, TransientError, Unavailable
+from forkyard.waiting import wait_for
+
+T = TypeVar("T")
 
 
 class Deadline:
@@ -34,3 +41,25 @@ class Steps:
     def __str__(self) -> str:
         """For a log."""
         return ", ".join(f"{name} {seconds:.4f}" for name, seconds in self.seconds.items())
+
+
+def wait_while_alive(
+    look: Callable[[], T | None],
+    *,
+    what: str,
+    timeout: timedelta,
+    interval: timedelta = timedelta(milliseconds=50),
+    slowest: timedelta = timedelta(milliseconds=500),
+) -> T:
+    """Wait as `wait_for` does, but end at once when the other side is gone: to look again would help nobody."""
+
+    def look_or_fail() -> T | TransientError | None:
+        try:
+            return look()
+        except (Unavailable, OutcomeUnknown) as error:
+            return error
+
+    found = wait_for(look_or_fail, what=what, timeout=timeout, interval=interval, slowest=slowest)
+    if isinstance(found, TransientError):
+        raise found
+    return found
