@@ -220,6 +220,14 @@ def bench(
     raise typer.Exit(run_bench(context.obj, name, runs=runs, as_json=json))
 
 
+@app.command()
+def demo(context: typer.Context, service: Service = "game", json: Json = False) -> None:
+    """Start the lab, fork four children of one warm VM, and show who answers, where to look, how to go on."""
+    from cli.demo import run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(context.obj, service, as_json=json))
+
+
 @lab_app.command("up")
 def lab_up(context: typer.Context, json: Json = False) -> None:
     """Start what is not running: Consul, Nginx, Prefect, the parent. The second time is quick."""
