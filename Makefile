@@ -61,8 +61,8 @@ lock: ## Lock the Python packages anew, without the name of any host
 
 bench: ## Measure all that forkyard promises, as JSON (root, the lab must be up)
 	@bin/bootstrap lab
-	@for name in $$($(BIN)/forkyard bench --json | $(BIN)/python -c 'import json, sys; print(*json.load(sys.stdin)["benches"])'); do \
-		$(BIN)/forkyard bench $$name --json; done
+	@failed=0; for name in $$($(BIN)/forkyard bench --json | $(BIN)/python -c 'import json, sys; print(*json.load(sys.stdin)["benches"])'); do \
+		$(BIN)/forkyard bench $$name --json || failed=1; done; exit $$failed
 
 clean: ## Remove what was built in this checkout; the lab and its parents stay
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
