@@ -15,7 +15,7 @@ from forkyard.holders import is_dead
 from forkyard.model import Fleet, ScaleRequest, StepKind
 from forkyard.names import new_request_id
 from forkyard.phases import observe_fleet
-from forkyard.plan import make_plan
+from forkyard.plan import check_request, make_plan
 from forkyard.settings import Settings, load_settings
 from forkyard.world import World, open_world
 
@@ -33,14 +33,22 @@ def select_services(settings: Settings, service: str | None) -> list[str]:
 
 def run_plan(config: Path | None, service: str, target: int, *, as_json: bool) -> int:
     """Show what a request would do, under the limits that would hold."""
-    settings = load_settings(config)
-    request = make_request(service, target, reason="", dry_run=True)
-    with open_world(settings, service) as world:
+    request = ScaleRequest(new_request_id(), service, target, "", datetime.now(UTC), dry_run=True)
+    return show_plan(load_settings(config), request, as_json=as_json)
+
+
+def show_plan(settings: Settings, request: ScaleRequest, *, as_json: bool) -> int:
+    """Observe, plan, and show; nothing is changed and no lease is taken."""
+    started = time.monotonic()
+    check_request(request, settings.service(request.service).limits)
+    with open_world(settings, request.service) as world:
         fleet = observe_fleet(world)
-        plan = make_plan(request, fleet, world.policy.limits, connections=world.balancer.active_connections(service))
+        connections = world.balancer.active_connections(request.service) if fleet.children else {}
+        plan = make_plan(request, fleet, world.policy.limits, connections=connections)
         busy = _explain_holder(world)
     if as_json:
-        emit(plan_shape(plan, fleet) | {"held_by": busy})
+        seconds = round(time.monotonic() - started, 3)
+        emit(plan_shape(plan, fleet) | {"held_by": busy, "seconds": seconds, "run_url": None, "dry_run": True})
         return 0
     from cli.tables import plan_table  # noqa: PLC0415 - only for people
 
@@ -53,21 +61,6 @@ def run_plan(config: Path | None, service: str, target: int, *, as_json: bool) -
     changes = ", ".join(f"{len(steps)} to {kind.value}" for kind in StepKind if (steps := plan.of(kind)))
     console.print(f"  {changes or 'Nothing to do: the fleet is as asked.'}")
     return 0
-
-
-def make_request(service: str, target: int, *, reason: str, dry_run: bool) -> ScaleRequest:
-    """Make a request of the person at this terminal."""
-    import getpass  # noqa: PLC0415 - only here
-
-    return ScaleRequest(
-        id=new_request_id(),
-        service=service,
-        target=target,
-        requested_by=getpass.getuser(),
-        requested_at=datetime.now(UTC),
-        reason=reason,
-        dry_run=dry_run,
-    )
 
 
 def run_status(config: Path | None, service: str | None, *, check: bool, as_json: bool) -> int:

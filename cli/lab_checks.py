@@ -39,7 +39,7 @@ def check_consul(settings: Settings) -> Iterable[Finding]:
     """A leader, and a clock that agrees with ours."""
     answer = _get(f"{settings.consul.url}/v1/status/leader")
     if answer is None:
-        yield failed("consul", f"no answer at {settings.consul.url}", _UP)
+        yield _silent(settings, "consul", settings.consul.url)
         return
     leader = json.loads(answer.body or '""')
     if not leader:
@@ -55,7 +55,7 @@ def check_nginx(settings: Settings) -> Iterable[Finding]:
     """It answers; with which upstream."""
     where = urlsplit(settings.nginx.url)
     if not _is_open(where.hostname or "127.0.0.1", where.port or 80):
-        yield failed("nginx", f"no answer at {settings.nginx.url}", _UP)
+        yield _silent(settings, "nginx", settings.nginx.url)
         return
     for service in sorted(settings.services):
         yield _upstream(settings, service)
@@ -163,6 +163,14 @@ def _is_open(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _silent(settings: Settings, name: str, url: str) -> Finding:
+    # Before the first `lab up` it is no failure that the lab's own parts do not answer.
+    ours = (urlsplit(url).port or 80) in {settings.lab.consul_port, settings.lab.load_balancer_port}
+    if ours and not _lab_is_up(settings):
+        return warned(name, f"no answer at {url}: the lab is down", _UP)
+    return failed(name, f"no answer at {url}", _UP)
 
 
 def _lab_is_up(settings: Settings) -> bool:

@@ -55,6 +55,8 @@ def plan_shape(plan: ScalePlan, fleet: Fleet) -> Json:
         "asked": plan.request.target,
         "now": plan.current,
         "wanted": plan.target,
+        "serving": len(fleet.serving),
+        "children": [child_shape(child) for child in fleet.children],
         "steps": [
             {
                 "kind": step.kind.value,

@@ -26,7 +26,12 @@ _CLOCK_SLACK = timedelta(seconds=2)
 def make_holder(request_id: str, *, who: str, reason: str) -> LeaseHolder:
     """Describe this process as a lease's holder."""
     return LeaseHolder(
-        request_id=request_id, who=who, host=socket.gethostname(), pid=os.getpid(), since=datetime.now(UTC), reason=reason
+        request_id=request_id,
+        who=who,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        since=datetime.now(UTC),
+        reason=reason,
     )
 
 
@@ -50,7 +55,11 @@ def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: t
     other = registry.holder(service)
     if other is not None and is_dead(other):
         logger.warning(
-            "%s: the lease of %s (process %d, %s) is broken: that process is gone", service, other.who, other.pid, other.reason
+            "%s: the lease of %s (process %d, %s) is broken: that process is gone",
+            service,
+            other.who,
+            other.pid,
+            other.reason,
         )
         registry.break_lease(service, other)
     with registry.lease(service, holder, wait=wait) as lease:
@@ -58,5 +67,7 @@ def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: t
 
 
 def _start_time(ticks: int) -> datetime:
-    boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    boot = next(
+        int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
+    )
     return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)

@@ -94,7 +94,8 @@ def _join(vm: Vm, registrations: Sequence[Registration], upstream: Upstream | No
     # An app with several published ports has several entries: the worst of them speaks for the child.
     registration = min(own, key=_severity) if own else None
     in_upstream = upstream is not None and any(
-        server.name == vm.name and not server.down and vm.address in (None, server.address) for server in upstream.servers
+        server.name == vm.name and not server.down and vm.address in (None, server.address)
+        for server in upstream.servers
     )
     return Child(vm, derive_phase(vm, registration, in_upstream=in_upstream), registration, in_upstream)
 

@@ -43,7 +43,9 @@ def open_world(settings: Settings, service: str) -> Iterator[World]:
     """
     settings.service(service)
     with ExitStack() as stack:
-        parts = World(settings, service, _open_hypervisor(settings, service), _open_registry(settings), _open_balancer(settings))
+        parts = World(
+            settings, service, _open_hypervisor(settings, service), _open_registry(settings), _open_balancer(settings)
+        )
         for part in (parts.hypervisor, parts.registry, parts.balancer):
             close = getattr(part, "close", None)
             if close is not None:

@@ -1,0 +1,99 @@
+"""`forkyard lab`: the small world on one machine, up, down, and how it is."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cli.output import emit, make_console, say
+from cli.shapes import Json
+from forkyard.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    """One part of the lab."""
+
+    running: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabState:
+    """What runs, and where to look."""
+
+    load_balancer: str
+    consul: str
+    prefect: str
+    parts: dict[str, PartState]
+
+    @property
+    def up(self) -> bool:
+        """Whether every part runs."""
+        return all(part.running for part in self.parts.values())
+
+
+def observe_lab(settings: Settings) -> LabState:
+    """Look at the lab's parts."""
+    from lab.world import status  # noqa: PLC0415 - the lab's libraries are imported only here
+
+    found = status(settings)
+    parts = {part.name: PartState(part.healthy, part.detail) for part in found.parts}
+    return LabState(found.load_balancer, found.consul, found.prefect, parts)
+
+
+def lab_shape(state: LabState) -> Json:
+    """The JSON of the lab; `load_balancer`, `consul` and `prefect` are kept stable."""
+    return asdict(state) | {"up": state.up}
+
+
+def run_up(config: Path | None, *, as_json: bool) -> int:
+    """Start what is not running."""
+    from lab.world import up  # noqa: PLC0415 - as above
+
+    settings = load_settings(config)
+    started = time.monotonic()
+    up(settings, say, config=config)
+    state = observe_lab(settings)
+    seconds = time.monotonic() - started
+    if as_json:
+        emit(lab_shape(state) | {"seconds": round(seconds, 3)})
+    else:
+        _show(state, f"the lab is up ({seconds:.1f} s)" if state.up else "the lab is not whole")
+    return 0 if state.up else 1
+
+
+def run_down(config: Path | None, *, as_json: bool) -> int:
+    """Stop all of it."""
+    from lab.world import down  # noqa: PLC0415 - as above
+
+    down(load_settings(config), say)
+    if as_json:
+        emit({"up": False})
+    else:
+        make_console().print("the lab is down; frozen parents stay on disk")
+    return 0
+
+
+def run_status(config: Path | None, *, as_json: bool) -> int:
+    """Say what runs; code 0 when all of it does."""
+    state = observe_lab(load_settings(config))
+    if as_json:
+        emit(lab_shape(state))
+    else:
+        running = sum(part.running for part in state.parts.values())
+        _show(state, f"{running} of {len(state.parts)} parts run")
+    return 0 if state.up else 1
+
+
+def _show(state: LabState, title: str) -> None:
+    from cli.tables import make_table  # noqa: PLC0415 - only for people
+
+    console = make_console()
+    table = make_table(title, "part", "state", "detail")
+    for name, part in state.parts.items():
+        shown = "[green]runs[/green]" if part.running else "[red]does not run[/red]"
+        table.add_row(name, shown, part.detail.replace("[", "\\["))
+    console.print(table)
+    console.print(f"\n  load balancer  {state.load_balancer}")
+    console.print(f"  Consul         {state.consul}/ui")
+    console.print(f"  Prefect        {state.prefect}")

@@ -1,0 +1,91 @@
+"""
+How far a run is: bars on a terminal, plain lines elsewhere; and at the end the table of its children.
+
+Everything here is written to stderr but the final table, which is the command's answer.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cli.output import make_console, say
+from flows.runs import Progress
+from forkyard.model import Phase, ScaleRequest
+
+Show = Callable[[Progress], None]
+
+_COUNT = re.compile(r"(\w+) (\d+) of (\d+)")
+_PHASES = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
+_LEAVING = (Phase.DRAINING, Phase.RETIRED)
+_WIDTH = 30
+
+
+@contextmanager
+def showing(request: ScaleRequest) -> Iterator[Show]:
+    """Give a function that shows progress, live where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield _lines(request)
+        return
+    from rich.live import Live  # noqa: PLC0415 - only on a terminal
+
+    with Live(console=make_console(stderr=True), auto_refresh=False, transient=True) as live:
+
+        def show(progress: Progress) -> None:
+            live.update(render_bars(request, progress), refresh=True)
+
+        yield show
+
+
+def render_bars(request: ScaleRequest, progress: Progress) -> str:
+    """Render one bar per phase, as far as children have come to it."""
+    lines = [f"[bold]{request.service} to {request.target}[/bold]  {progress.state.lower()}"]
+    for phase, done, of in parse_counts(progress.text):
+        filled = round(_WIDTH * done / of) if of else _WIDTH
+        bar = "[green]" + "━" * filled + "[/green][dim]" + "━" * (_WIDTH - filled) + "[/dim]"
+        lines.append(f"  {phase:<11}{bar} {done} of {of}")
+    if len(lines) == 1:
+        lines.append(f"  {progress.text or 'waiting for the run to begin'}")
+    return "\n".join(lines)
+
+
+def parse_counts(text: str) -> list[tuple[str, int, int]]:
+    """Read the phases and numbers out of a progress text."""
+    return [(phase, int(done), int(of)) for phase, done, of in _COUNT.findall(text)]
+
+
+def _lines(request: ScaleRequest) -> Show:
+    last = ""
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        text = progress.text or progress.state.lower()
+        if text != last:
+            last = text
+            say(f"{request.service}: {text}")
+
+    return show
+
+
+def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> None:
+    """Show what the run did: its children with seconds per phase, its notes, where to look."""
+    from cli.tables import make_table  # noqa: PLC0415 - only for people
+
+    console = make_console()
+    children = report["children"]
+    used = [p for p in (*_PHASES, *_LEAVING) if any(p.value in child["seconds"] for child in children)]
+    columns = [phase.value for phase in used]
+    title = f"{report['service']}: {report['message']} ({seconds:.1f} s)"
+    table = make_table(title, "child", "phase", *columns, right=columns)
+    for child in children:
+        times = [f"{child['seconds'][c]:.1f}" if c in child["seconds"] else "" for c in columns]
+        table.add_row(child["name"], str(child["phase"]), *times)
+    console.print(table if children else title)
+    for child in children:
+        if child.get("error"):
+            console.print(f"  {child['error']}", markup=False)
+    for note in report.get("notes", ()):
+        console.print(f"  {note}", markup=False)
+    if url:
+        console.print(f"  {url}", markup=False, soft_wrap=True)
