@@ -100,14 +100,6 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command()
-def demo(context: typer.Context, json: Json = False) -> None:
-    """Start the lab, fork four servers from one warm VM, and show what happened."""
-    from cli.demo import run_demo
-
-    raise typer.Exit(run_demo(context.obj, as_json=json))
-
-
-@app.command()
 def scale(
     context: typer.Context,
     service: Service,
