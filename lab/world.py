@@ -10,15 +10,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from forkyard.settings import Settings
-from lab.consul import find_consul
-from lab.consul_cluster import HTTP_PORT, ConsulCluster, consul_trouble, start_consul, stop_consul
-from lab.forward import Forward, forward_trouble, start_forward, stop_forward
-from lab.network import ensure_network, is_namespace, lab_network, remove_network
-from lab.nginx import nginx_trouble, start_nginx, stop_nginx
+from lab.inner import lab_home, make_inner_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
 from lab.parts import Part, Progress, start_parts, stop_parts
 from lab.prefect import prefect_status, start_prefect, stop_prefect
@@ -68,7 +63,7 @@ def down(settings: Settings, progress: Progress = lambda _: None) -> None:
     """End all of it, children and half-made things included; a lab that is not up is success."""
     with _alone(settings):
         stop_parts(make_parts(settings, progress, None), progress)
-        shutil.rmtree(_home(settings), ignore_errors=True)
+        shutil.rmtree(lab_home(settings), ignore_errors=True)
 
 
 def status(settings: Settings) -> LabStatus:
@@ -85,51 +80,7 @@ def status(settings: Settings) -> LabStatus:
 def make_parts(settings: Settings, progress: Progress, config: Path | None) -> list[Part]:
     """Every part of the lab, in an order in which they could be started one by one."""
     services = [_parent(settings, service, progress) for service in sorted(settings.services)]
-    return [*_network(settings), *services, *_programs(settings, config)]
-
-
-def _network(settings: Settings) -> list[Part]:
-    """The namespace and what runs in it."""
-    network = lab_network(settings)
-    home, namespace, address = _home(settings), network.namespace, str(network.load_balancer)
-    names = sorted(settings.services)
-    ports = (
-        Forward("port of nginx", settings.lab.load_balancer_port, f"{address}:80", namespace, home),
-        Forward("port of consul", settings.lab.consul_port, f"{address}:{HTTP_PORT}", namespace, home),
-    )
-    cluster = ConsulCluster(namespace, address, settings.consul.join, settings.consul.datacenter, home / "consul")
-    return [
-        Part(
-            "network",
-            start=lambda: ensure_network(network),
-            trouble=lambda: "" if is_namespace(namespace) else f"there is no namespace {namespace}",
-            stop=lambda: remove_network(namespace),
-        ),
-        Part(
-            "consul",
-            start=lambda: start_consul(cluster, find_consul(settings.cache_dir)),
-            trouble=lambda: consul_trouble(cluster),
-            stop=lambda: stop_consul(cluster),
-            after=("network",),
-        ),
-        Part(
-            "nginx",
-            start=lambda: start_nginx(settings.nginx, address, names),
-            trouble=lambda: nginx_trouble(settings.nginx),
-            stop=lambda: stop_nginx(settings.nginx),
-            after=("network",),
-        ),
-        *(
-            Part(
-                port.name,
-                start=partial(start_forward, port),
-                trouble=partial(forward_trouble, port),
-                stop=partial(stop_forward, port),
-                after=("network",),
-            )
-            for port in ports
-        ),
-    ]
+    return [*make_inner_parts(settings), *services, *_programs(settings, config)]
 
 
 def _parent(settings: Settings, service: str, progress: Progress) -> Part:
@@ -159,10 +110,6 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
             after=("consul", "nginx", "port of consul"),
         ),
     ]
-
-
-def _home(settings: Settings) -> Path:
-    return settings.run_dir / "lab"
 
 
 @contextmanager

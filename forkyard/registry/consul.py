@@ -17,7 +17,7 @@ from typing import Any
 from forkyard.errors import LeaseHeld, PermanentError, VerificationFailed
 from forkyard.model import Intent, LeaseHolder, Registration
 from forkyard.registry.consul_client import ConsulClient
-from forkyard.registry.consul_lease import ConsulLease, end_lease, held_lease, read_holder
+from forkyard.registry.consul_lease import ConsulLease, end_lease, held_lease, read_fencing, read_holder
 from forkyard.registry.consul_watch import Query, watch_queries
 from forkyard.settings import ConsulSettings
 from forkyard.waiting import wait_for
@@ -66,20 +66,22 @@ class ConsulRegistry:
         return self._read_intent(service)[1]
 
     def record_intent(self, service: str, intent: Intent) -> None:
-        """Record it, unless somebody with a higher fencing value was here."""
+        """Record it, unless somebody with a higher fencing value was here, or is now."""
 
-        def recorded() -> Intent | None:
+        def recorded() -> int | None:
             modified, last = self._read_intent(service)
-            if last is not None and last.fencing > intent.fencing:
-                return last
+            highest = max(last.fencing if last else 0, read_fencing(self._client, service))
+            if highest > intent.fencing:
+                return highest
             value = json.dumps(asdict(intent))
-            return intent if self._client.call(lambda c: c.kv.put(_intent(service), value, cas=modified)) else None
+            done = self._client.call(lambda c: c.kv.put(_intent(service), value, cas=modified))
+            return intent.fencing if done else None
 
-        there = wait_for(recorded, what=f"{service}: recording the intent", timeout=_INTENT_TIMEOUT)
-        if there is not intent:
+        fencing = wait_for(recorded, what=f"{service}: recording the intent", timeout=_INTENT_TIMEOUT)
+        if fencing > intent.fencing:
             text = (
-                f"{service}: request {there.request_id} took the lease after request {intent.request_id} "
-                f"(fencing value {there.fencing} against {intent.fencing}). Nothing was recorded."
+                f"{service}: another request took the lease after request {intent.request_id} "
+                f"(fencing value {fencing} against {intent.fencing}). Nothing was recorded."
             )
             raise LeaseHeld(text)
 

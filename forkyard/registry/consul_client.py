@@ -44,6 +44,10 @@ _TRANSLATIONS: tuple[tuple[type[Exception], type[ForkyardError]], ...] = (
 )
 
 
+# What Consul calls an internal error and is an answer.
+_TELLTALES = (("No node found with name", NotFound),)
+
+
 class ConsulClient:
     """Calls to one Consul agent; safe to use from several threads."""
 
@@ -87,7 +91,8 @@ class ConsulClient:
         return client
 
     def _translated(self, error: Exception) -> ForkyardError:
-        kind = next(ours for foreign, ours in _TRANSLATIONS if isinstance(error, foreign))
+        told = (ours for text, ours in _TELLTALES if text in str(error))
+        kind = next(told, None) or next(ours for foreign, ours in _TRANSLATIONS if isinstance(error, foreign))
         return kind(f"consul at {self._url}: {error}")
 
 

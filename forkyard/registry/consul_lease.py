@@ -26,7 +26,7 @@ SHORTEST_TTL = 10
 """Seconds; Consul takes no shorter one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConsulLease:
     """A held lease."""
 
@@ -78,6 +78,12 @@ def read_holder(client: ConsulClient, service: str) -> LeaseHolder | None:
     """Who holds the lease now."""
     entry = _read(client, service)
     return entry.holder if entry else None
+
+
+def read_fencing(client: ConsulClient, service: str) -> int:
+    """The fencing value of who holds the lease now; 0 when nobody does."""
+    entry = _read(client, service)
+    return entry.modified if entry else 0
 
 
 def end_lease(client: ConsulClient, service: str, holder: LeaseHolder) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.outside import Outside, outside_world
 from tests.support.small_vm import SmallWorld, small_world
 
 
@@ -12,4 +13,11 @@ def small_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorl
     """Boot and freeze one small parent for all tests; who breaks it works on a copy."""
     with small_world(tmp_path_factory.mktemp("qemu")) as world:
         world.start_parent()
+        yield world
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """Consul, Nginx and stand-ins for children, for all tests of registry, balancer and sync."""
+    with outside_world(tmp_path_factory.mktemp("outside")) as world:
         yield world
