@@ -14,7 +14,9 @@ import pytest
 from forkyard.errors import NotReady
 from tests.support.leftovers import TEST_RUN, observe_traces, wait_until_gone
 
-LAYERS = ("unit", "contract", "flows", "bot", "e2e")
+LAYERS = {"unit": 60, "contract": 300, "flows": 300, "bot": 120, "e2e": 1800}
+"""Folders in the order in which they run, and the seconds that a test may take there, its fixtures included."""
+
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}  # noqa: TID251 - pytest has no settings of ours
 
 # Before anything is imported that starts a process.
@@ -23,12 +25,16 @@ os.environ[TEST_RUN] = uuid.uuid4().hex  # noqa: TID251 - the way to mark all de
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order from quick to slow: a broken rule is known before the first VM boots."""
+    order = list(LAYERS)
+    items.sort(key=lambda item: order.index(_layer_of(item)))
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LAYERS[_layer_of(item)]))
 
-    def place(item: pytest.Item) -> int:
-        parts = item.path.relative_to(item.config.rootpath).parts
-        return next((place for place, layer in enumerate(LAYERS) if layer in parts), 0)
 
-    items.sort(key=place)
+def _layer_of(item: pytest.Item) -> str:
+    parts = item.path.relative_to(item.config.rootpath).parts
+    return next((layer for layer in LAYERS if layer in parts), "unit")
 
 
 @pytest.hookimpl(wrapper=True)
