@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
     from prefect.client.schemas.objects import FlowRun
 
-PRELOADED = ("prefect.flow_engine", "prefect.engine", "prefect._internal.metrics")
-"""What every run needs beside its flow; imported once, in the process that is forked."""
+PRELOADED = (
+    *("prefect.flow_engine", "prefect.task_engine", "prefect.engine", "prefect.concurrency._sync"),
+    *("prefect.utilities.visualization", "anyio._backends._asyncio", "encodings.idna", "rich._emoji_codes"),
+)
+"""What every run imports beside its flow, much of it lazily; imported once, in the process that is forked."""
 
 
 class WarmRunner(Runner):

@@ -1,0 +1,320 @@
+"""The runbook on a pretended world, by plain calls: what a request does to a fleet, and what it leaves when things fail."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from threading import Event
+from typing import Any, TypeVar
+
+import pytest
+from prefect import Task
+
+from flows.runbook import scale_fleet
+from flows.stages import DirectStages, Pending
+from forkyard.errors import InvalidRequest, LeaseHeld, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
+from forkyard.holders import make_holder
+from forkyard.model import Intent, LeaseHolder, Phase
+from forkyard.names import new_request_id
+from forkyard.registry.fake import FakeRegistry
+from forkyard.report import Report
+from forkyard.waiting import wait_for
+from tasks.work import Work
+from tests.flows.yard import Yard
+
+R = TypeVar("R")
+
+
+def test_from_zero_to_four_all_serve_and_are_kept(yard: Yard) -> None:
+    report = yard.scale(4)
+    assert (report.ok, report.serving, report.before) == (True, 4, 0)
+    assert len(yard.serving()) == 4
+    assert all(vm.stamp.expires is None for vm in yard.fake.vms.values())
+    assert {child.phase for child in report.children} == {Phase.SERVING}
+    assert set(report.children[0].seconds) == {"forked", "identified", "registered", "ready", "serving"}
+
+
+def test_the_stages_come_in_the_runbooks_order(yard: Yard) -> None:
+    yard.scale(1)
+    order = [call for call, _ in yard.fake.calls if call in {"lease", "record_intent", "freeze", "fork", "identify", "apply", "probe", "restamp"}]
+    assert order == ["lease", "record_intent", "freeze", "fork", "identify", "apply", "probe", "restamp"]
+
+
+def test_a_second_identical_request_forks_nothing(yard: Yard) -> None:
+    yard.scale(3)
+    report = yard.scale(3)
+    assert report.ok
+    assert yard.fake.counted()["fork"] == 3
+
+
+def test_the_same_request_again_after_it_was_killed_takes_its_children_up_again(yard: Yard) -> None:
+    request_id = new_request_id()
+    yard.fake.fail("identify", Unavailable("the guest is busy"))
+    work = yard.work(2, request_id=request_id)
+    yard.fake.fail("destroy", PermanentError("as if killed before any rollback"))
+    yard.run(work)
+    left = yard.names()
+    yard.fake.mend()
+    report = yard.scale(2, request_id=request_id)
+    assert report.ok
+    assert set(left) & set(yard.names())
+
+
+def test_a_running_parent_is_quiesced_before_the_first_fork(yard: Yard) -> None:
+    yard.fake.parents.clear()
+    yard.fake.add_parent("game", frozen=False)
+    assert yard.scale(2).ok
+
+
+def test_scaling_down_takes_the_newest_first(yard: Yard) -> None:
+    yard.scale(2)
+    first = set(yard.names())
+    yard.scale(4)
+    report = yard.scale(2)
+    assert report.ok
+    assert set(yard.names()) == first
+
+
+def test_scaling_down_takes_the_least_loaded_first(yard: Yard) -> None:
+    yard.scale(3)
+    busy = yard.names()[-1]
+    yard.fake.connections[busy] = float("inf")
+    yard.scale(1)
+    assert yard.names() == [busy]
+
+
+def test_a_child_is_drained_out_of_nginx_before_it_is_destroyed(yard: Yard) -> None:
+    yard.scale(2)
+    yard.fake.calls.clear()
+    yard.scale(1)
+    order = [c for c, _ in yard.fake.calls if c in {"set_draining", "apply", "active_connections", "destroy", "deregister"}]
+    assert order[0] == "active_connections"  # for the plan: who is least loaded
+    assert order[1:] == ["set_draining", "apply", "active_connections", "destroy", "deregister", "set_draining"]
+    assert not yard.fake.entries.keys() - {f"{name}:game:8080" for name in yard.names()}
+    assert not yard.fake.draining
+
+
+def test_open_connections_are_waited_for(yard: Yard) -> None:
+    yard.scale(1)
+    (name,) = yard.names()
+    yard.fake.connections[name] = float("inf")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(yard.scale, 0)
+        wait_for(lambda: True if not yard.serving() else None, what="drain", timeout=timedelta(seconds=2))
+        assert yard.names() == [name]
+        yard.fake.connections.clear()
+        assert running.result().ok
+    assert yard.names() == []
+
+
+def test_a_connection_that_never_ends_is_cut_after_the_drain_timeout(yard: Yard) -> None:
+    yard.scale(1)
+    (name,) = yard.names()
+    yard.fake.connections[name] = float("inf")
+    report = yard.scale(0)
+    assert report.ok
+    assert any("still open" in note for note in report.notes)
+
+
+def test_a_child_that_fails_is_replaced_under_a_new_name(yard: Yard) -> None:
+    yard.fake.fail("identify", VerificationFailed("mac: still the parent's"), name="*-2")
+    report = yard.scale(3)
+    assert report.ok
+    assert [name[-2:] for name in yard.names()] == ["-1", "-3", "-4"]
+    (gone,) = [child for child in report.children if child.phase is Phase.RETIRED]
+    assert gone.error == "mac: still the parent's"
+
+
+def test_a_transient_error_is_tried_again(yard: Yard) -> None:
+    yard.fake.fail("fork", Unavailable("busy"), times=2)
+    assert yard.scale(1).ok
+    assert yard.fake.counted()["fork"] == 3
+
+
+def test_a_permanent_error_is_not_tried_again_for_the_same_child(yard: Yard) -> None:
+    yard.fake.fail("fork", PermanentError("no"), name="*-1")
+    assert yard.scale(1).ok
+    assert [name for call, name in yard.fake.calls if call == "fork" and name.endswith("-1")] == [
+        name for call, name in yard.fake.calls if call == "fork"
+    ][:1]
+
+
+def test_a_fork_whose_answer_was_lost_is_asked_for_again_and_made_once(yard: Yard) -> None:
+    yard.fake.fail("fork", OutcomeUnknown("no answer"), times=1, after=True)
+    assert yard.scale(1).ok
+    assert len(yard.names()) == 1
+
+
+def test_after_repeated_failures_no_more_children_are_made(yard: Yard) -> None:
+    yard.fake.fail("fork", PermanentError("broken"))
+    report = yard.scale(100)
+    assert not report.ok
+    assert "repeated failures" in report.message
+    # The limit, and at most those that were being forked at that moment.
+    assert yard.fake.counted()["fork"] <= 3 + 100 // 10 + 32
+
+
+def test_when_all_fail_the_fleet_is_as_it_was(yard: Yard) -> None:
+    yard.scale(2)
+    before = yard.names()
+    yard.fake.fail("identify", VerificationFailed("no"))
+    report = yard.scale(5)
+    assert not report.ok
+    assert yard.names() == before
+    assert sorted(yard.serving()) == before
+    assert "2 of 5 serving" in report.message
+
+
+def test_a_child_that_registers_and_never_answers_does_not_count(yard: Yard) -> None:
+    yard.fake.answers = lambda server: not server.name.endswith("-1")  # type: ignore[method-assign]
+    report = yard.scale(2)
+    assert report.ok
+    assert [name[-2:] for name in yard.names()] == ["-2", "-3"]
+
+
+def test_a_child_that_never_registers_is_destroyed(yard: Yard) -> None:
+    yard.fake.register_after = timedelta(seconds=60)
+    report = yard.scale(1)
+    assert not report.ok
+    assert yard.names() == []
+    assert any("not registered in Consul" in (child.error or "") for child in report.children)
+
+
+def test_an_nginx_that_refuses_leaves_the_fleet_as_it_was(yard: Yard) -> None:
+    yard.scale(1)
+    before = yard.names()
+    yard.fake.fail("apply", PermanentError("nginx: [emerg] invalid"), times=1)
+    report, error = yard.run(yard.work(3))
+    assert isinstance(error, PermanentError)
+    assert "[emerg]" in report.message
+    assert yard.names() == before
+    assert yard.fake.intents["game"].wanted == 1
+
+
+def test_a_held_lease_names_its_holder_and_changes_nothing(yard: Yard) -> None:
+    other = replace(make_holder("r-other", who="anna", reason="sale"), host="elsewhere")
+    with FakeRegistry(yard.fake).lease("game", other, wait=timedelta(0)):
+        report, error = yard.run(yard.work(2))
+    assert isinstance(error, LeaseHeld)
+    assert "anna" in report.message
+    assert yard.names() == []
+
+
+def test_the_lease_of_a_dead_process_of_this_host_is_broken(yard: Yard) -> None:
+    mine = make_holder("r-dead", who="killed", reason="")
+    # The kernel's highest pid plus one: no such process.
+    dead = LeaseHolder(mine.request_id, mine.who, mine.host, 2**22 + 1, mine.since, mine.reason)
+    yard.fake.holders["game"], yard.fake.lost["game"] = dead, Event()
+    assert yard.scale(1).ok
+
+
+def test_a_lost_lease_stops_all_changes(yard: Yard) -> None:
+    yard.scale(1)
+    yard.fake.delay("identify", timedelta(seconds=0.3))
+    report = stopped_at("fork", yard, lambda: yard.fake.lose_lease("game"), yard.work(3))
+    assert not report.ok
+    assert "lease was lost" in report.message
+    assert not yard.fake.counted()["destroy"]
+
+
+@pytest.mark.parametrize("task", ["verify-consul-registration", "update-nginx", "keep-children"])
+def test_a_request_that_is_interrupted_leaves_the_fleet_as_it_was(yard: Yard, task: str) -> None:
+    yard.scale(2)
+    before = yard.names()
+    with InterruptedAt(task) as stages:
+        report, error = scale_fleet(yard.work(6), stages)
+    assert isinstance(error, KeyboardInterrupt)
+    assert not report.ok
+    assert report.serving == 2
+    assert yard.names() == before
+    assert sorted(yard.serving()) == before
+    assert yard.fake.intents["game"].wanted == 2
+    assert not yard.fake.holders
+
+
+def test_a_drain_that_is_interrupted_puts_the_children_back_to_work(yard: Yard) -> None:
+    yard.scale(3)
+    before = yard.names()
+    with InterruptedAt("await-connections") as stages:
+        scale_fleet(yard.work(1), stages)
+    assert sorted(yard.serving()) == yard.names() == before
+
+
+def test_a_dry_run_changes_nothing_and_takes_no_lease(yard: Yard) -> None:
+    report = yard.scale(3, dry_run=True)
+    assert report.ok
+    assert report.message == "would fork 3"
+    assert not yard.fake.counted().keys() & {"lease", "fork", "record_intent", "apply", "set_draining"}
+
+
+def test_above_the_maximum_is_refused_before_anything_is_made(yard: Yard) -> None:
+    report, error = yard.run(yard.work(2001))
+    assert isinstance(error, InvalidRequest)
+    assert report.refused
+    assert not yard.fake.counted().keys() & {"fork", "record_intent", "apply"}
+
+
+def test_what_another_request_left_is_removed_first(yard: Yard) -> None:
+    yard.fake.fail("identify", VerificationFailed("no"))
+    yard.fake.fail("destroy", Unavailable("gone"))
+    yard.scale(1)
+    left = yard.names()
+    yard.fake.mend()
+    report = yard.scale(2)
+    assert report.ok
+    assert not set(left) & set(yard.names())
+
+
+def test_a_dead_child_is_cleared_and_replaced(yard: Yard) -> None:
+    yard.scale(2)
+    dead = yard.names()[0]
+    yard.fake.kill(dead)
+    report = yard.scale(2)
+    assert report.ok
+    assert dead not in yard.names()
+    assert len(yard.serving()) == 2
+
+
+def test_the_intent_is_on_record_under_the_leases_fencing_value(yard: Yard) -> None:
+    yard.scale(2)
+    yard.scale(1)
+    assert yard.fake.intents["game"] == Intent(1, yard.fake.intents["game"].request_id, 2)
+
+
+def test_batches_of_fifty_make_a_thousand(yard: Yard) -> None:
+    report = yard.scale(200)
+    assert report.ok
+    assert len(yard.serving()) == 200
+
+
+@pytest.mark.parametrize("call", ["fork", "identify"])
+def test_one_failure_in_three_still_ends_as_asked_or_says_so(yard: Yard, call: str) -> None:
+    yard.fake.fail(call, Unavailable("now and then"), rate=0.3)
+    report = yard.scale(20)
+    assert report.serving == len(yard.serving()) == len(yard.names())
+    assert report.ok == (report.serving == 20)
+
+
+class InterruptedAt(DirectStages):
+    """Stages in which somebody presses Ctrl-C when a certain task is begun."""
+
+    def __init__(self, task: str) -> None:
+        """Interrupt at *task*."""
+        super().__init__()
+        self._task = task
+
+    def submit(self, task: Task[..., R], *args: Any) -> Pending[R]:
+        """Begin the task, or be interrupted."""
+        if task.name == self._task:
+            raise KeyboardInterrupt
+        return super().submit(task, *args)
+
+
+def stopped_at(call: str, yard: Yard, stop: Callable[[], None], work: Work) -> Report:
+    """Carry out a request and call *stop* as soon as *call* has been made."""
+    made = yard.fake.counted()[call]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(yard.run, work)
+        wait_for(lambda: True if yard.fake.counted()[call] > made else None, what=call, timeout=timedelta(seconds=5))
+        stop()
+        return running.result()[0]
