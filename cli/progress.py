@@ -81,7 +81,10 @@ def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> N
     for child in children:
         times = [f"{child['seconds'][c]:.1f}" if c in child["seconds"] else "" for c in columns]
         table.add_row(child["name"], str(child["phase"]), *times)
-    console.print(table if children else title)
+    if children:
+        console.print(table)
+    elif report["ok"]:
+        console.print(title, markup=False)
     for child in children:
         if child.get("error"):
             console.print(f"  {child['error']}", markup=False)

@@ -1,0 +1,103 @@
+"""
+A Prefect API for tests of the command line: real HTTP, and as much of a run as a script says.
+
+It fails loudly on a call that it does not know, as the real one would answer 404 to.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+RUN = "11111111-2222-4333-8444-555555555555"
+
+
+@dataclass
+class Script:
+    """What the run does, and what was asked of it."""
+
+    states: Sequence[str] = ("SCHEDULED", "RUNNING", "COMPLETED")
+    """One a look at the run; the last one stays."""
+    texts: Sequence[str] = ("", "forked 1 of 2", "forked 2 of 2, serving 2 of 2")
+    result: dict[str, Any] | None = None
+    message: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    running: threading.Event = field(default_factory=threading.Event)
+    looks: int = 0
+
+    def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """Answer one call."""
+        match verb, path:
+            case "GET", "/api/health":
+                return True
+            case "GET", "/api/deployments/name/scale/scale":
+                return {"id": "a-deployment"}
+            case "POST", "/api/deployments/a-deployment/create_flow_run":
+                self.parameters = body["parameters"]
+                return {"id": RUN}
+            case "POST", "/api/artifacts/filter":
+                return self._artifact(body["artifacts"]["type"]["any_"][0])
+        if path == f"/api/flow_runs/{RUN}/set_state":
+            assert body["state"]["type"] == "CANCELLING"
+            self.cancelled.set()
+            return {}
+        if path == f"/api/flow_runs/{RUN}":
+            return {"id": RUN, "state": {"type": self._state(), "message": self.message}}
+        raise KeyError(path)
+
+    def _state(self) -> str:
+        if self.cancelled.is_set():
+            return "CANCELLED"
+        state = self.states[min(self.looks, len(self.states) - 1)]
+        self.looks += 1
+        if state == "RUNNING":
+            self.running.set()
+        return state
+
+    def _artifact(self, kind: str) -> list[dict[str, Any]]:
+        if kind == "progress":
+            text = self.texts[min(self.looks, len(self.texts) - 1)]
+            return [{"data": 50.0, "description": text}]
+        return [] if self.result is None else [{"data": json.dumps(self.result)}]
+
+
+@contextmanager
+def scripted_api(script: Script) -> Iterator[str]:
+    """Serve the script on a free port of 127.0.0.1; gives the API's URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._serve({})
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            self._serve(json.loads(self.rfile.read(length) or b"{}"))
+
+        def _serve(self, body: dict[str, Any]) -> None:
+            try:
+                code, answer = 200, script.answer(self.command, self.path, body)
+            except KeyError as error:
+                code, answer = 404, {"detail": f"no such call: {error}"}
+            data = json.dumps(answer).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="scripted-api")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/api"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

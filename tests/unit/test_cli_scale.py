@@ -1,0 +1,152 @@
+"""`forkyard scale` against a Prefect API: what it starts, what it shows, how it ends."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forkyard.settings import CONFIG_VARIABLE
+from tests.support.prefect_api import RUN, Script, scripted_api
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = 0.5
+"""Seconds of CPU until the run is created, and here also until it is followed to its end."""
+
+
+def result(*, ok: bool = True, refused: bool = False, message: str = "2 of 2 serving") -> dict[str, Any]:
+    child = {
+        "name": "game-aaaaaa-1",
+        "phase": "serving",
+        "address": "10.77.1.1",
+        "parent": "game",
+        "host": "here",
+        "pid": 7,
+        "fork_id": "f",
+        "error": None,
+        "seconds": {"forked": 0.4, "serving": 1.5},
+        "intervals": [{"phase": "forked", "start": 0.0, "end": 0.4, "ok": True}],
+    }
+    return {
+        "service": "game",
+        "request_id": "r",
+        "wanted": 2,
+        "before": 0,
+        "serving": 2 if ok else 0,
+        "seconds": 3.5,
+        "ok": ok,
+        "refused": refused,
+        "message": message,
+        "notes": ["a note"],
+        "children": [child],
+    }
+
+
+def start(api: str, directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    config = directory / "forkyard.toml"
+    config.write_text(
+        f'state_dir = "{directory}/state"\nprefect.api_url = "{api}"\nconsul.url = "http://127.0.0.1:1"\n[services.game]\n'
+    )
+    environment = {key: value for key, value in os.environ.items() if key != CONFIG_VARIABLE}  # noqa: TID251
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "--config", str(config), "scale", "game", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment | {"COLUMNS": "80"},
+    )
+
+
+def run(script: Script, directory: Path, *arguments: str) -> tuple[int, str, str]:
+    with scripted_api(script) as api, start(api, directory, *arguments) as process:
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+def test_a_run_that_did_what_was_asked_ends_with_its_object(tmp_path: Path) -> None:
+    script = Script(result=result())
+    code, out, err = run(script, tmp_path, "--to", "2", "--because", "pre-sale", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["wanted"], answer["serving"]) == (2, 2)
+    assert answer["run_url"].endswith(f"/runs/flow-run/{RUN}")
+    assert answer["children"][0]["seconds"] == {"forked": 0.4, "serving": 1.5}
+    assert answer["seconds"] > 0
+    assert (script.parameters["target"], script.parameters["reason"]) == (2, "pre-sale")
+    assert "game: forked 1 of 2\n" in err
+    assert "look at http://127.0.0.1:" in err
+
+
+def test_a_person_sees_a_table_that_fits_80_columns(tmp_path: Path) -> None:
+    code, out, _ = run(Script(result=result()), tmp_path, "--to", "2")
+    assert code == 0
+    assert "game-aaaaaa-1" in out
+    assert "a note" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if "http" not in line)
+
+
+def test_what_a_run_wrote_down_is_kept_for_status(tmp_path: Path) -> None:
+    run(Script(result=result()), tmp_path, "--to", "2")
+    (record,) = (tmp_path / "state" / "reports" / "game").glob("*.json")
+    assert json.loads(record.read_text())["children"][0]["name"] == "game-aaaaaa-1"
+
+
+@pytest.mark.parametrize(("refused", "code"), [(True, 2), (False, 1)])
+def test_a_fleet_that_is_not_as_asked_is_no_success(tmp_path: Path, refused: bool, code: int) -> None:  # noqa: FBT001
+    script = Script(
+        states=("RUNNING", "FAILED"), result=result(ok=False, refused=refused, message="game: no memory is left")
+    )
+    ended, out, err = run(script, tmp_path, "--to", "2", "--json")
+    assert ended == code
+    assert json.loads(out)["ok"] is False
+    assert err.endswith("forkyard: game: no memory is left\n")
+
+
+def test_a_run_that_crashed_without_a_report_is_told_with_what_to_do(tmp_path: Path) -> None:
+    code, out, err = run(Script(states=("RUNNING", "CRASHED"), message="killed"), tmp_path, "--to", "2", "--json")
+    assert code == 1
+    assert "without a report (killed)" in err
+    assert json.loads(out)["exit_code"] == 1
+
+
+def test_ctrl_c_cancels_the_run_and_waits_for_its_end(tmp_path: Path) -> None:
+    script = Script(states=("RUNNING",), result=result(ok=False, message="stopped"))
+    with scripted_api(script) as api, start(api, tmp_path, "--to", "2", "--json") as process:
+        assert script.running.wait(30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert script.cancelled.is_set()
+    assert json.loads(out)["exit_code"] == 130
+    assert "cancelling" in err
+
+
+def test_a_deployment_that_is_not_registered_is_told_with_what_to_do(tmp_path: Path) -> None:
+    class Bare(Script):
+        def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+            if path == "/api/health":
+                return super().answer(verb, path, body)
+            raise KeyError(path)
+
+    code, _, err = run(Bare(), tmp_path, "--to", "2")
+    assert code == 2
+    assert "forkyard lab up" in err
+
+
+def test_the_whole_command_costs_half_a_second_at_the_most(tmp_path: Path) -> None:
+    # CPU time, not the wall's, and the best of three: a machine that tests is seldom idle.
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(Script(states=("COMPLETED",), result=result()), tmp_path, "--to", "2", "--json")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(took) < QUICK, took
