@@ -50,7 +50,7 @@ class ConsulAgent:
         self.data = settings.directory / "data"
         self._held: int | None = None
         self._told: dict[str, object] = {}
-        self._client = consul.Consul(host="127.0.0.1", port=settings.http_port, timeout=5)
+        self._client = consul.Consul(host="127.0.0.1", port=settings.http_port, connections_timeout=5)
 
     @property
     def is_released(self) -> bool:

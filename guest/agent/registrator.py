@@ -38,7 +38,6 @@ class Registrator:
         """Wait for `activate`; until then nothing is registered and no timer runs."""
         self._consul = consul
         self._containers = containers
-        self._identity: wire.Identity | None = None
         self._wake = Event()
         self._stopped = Event()
         self._lock = Lock()
@@ -58,7 +57,7 @@ class Registrator:
 
     def activate(self, identity: wire.Identity, *, first_look: float = FIRST_LOOK) -> None:
         """Keep Consul in step from now on; the first look comes after *first_look* seconds or a container's change."""
-        self._identity = identity
+        self._wake.clear()  # containers that came before are in what Consul announces first
         Thread(target=self._follow, args=(identity, first_look), name="registrator", daemon=True).start()
 
     def stop(self) -> None:
