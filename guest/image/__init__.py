@@ -1,8 +1,9 @@
 """
 The recipe that makes a parent's disk from Debian's packages.
 
-`build_image` promises a directory with a kernel, an initrd, a disk and image.json, made once per set of inputs
-and returned at once ever after. It needs root, mmdebstrap, mke2fs, qemu-img and uv, and nothing of the running system is touched.
+`build_image` promises a directory with a kernel, an initrd, a disk and image.json, made once per set of
+inputs and returned at once ever after. It needs root, mmdebstrap, mke2fs, qemu-img and uv; nothing of the running
+system is touched.
 """
 
 from guest.image.build import build_image

@@ -70,13 +70,6 @@ def build_image(
 
 
 def _make_image(new: Path, stage: Path, fingerprint: str, memory_mib: int) -> None:
-    try:
-        from guest.install import install_agent
-    except ImportError:
-
-        def install_agent(root):
-            pass
-
     root = new / "root"
     run(["cp", "--archive", "--reflink=auto", stage / "root", root])
     install_agent(root)

@@ -92,7 +92,7 @@ def write_container_image(tar: Path, files: dict[str, Path]) -> str:
 
 
 def check_runs(tar: Path) -> str:
-    """Run the container's Node.js on the game's files for their syntax alone; a missing library shows here, not at boot."""
+    """Have the container's Node.js read the game without starting it: a missing library shows here, not at boot."""
     with tempfile.TemporaryDirectory(dir=tar.parent) as name, tarfile.open(tar) as archive:
         layer = next(member for member in archive.getmembers() if member.name.endswith("layer.tar"))
         with tarfile.open(fileobj=archive.extractfile(layer)) as content:

@@ -1,6 +1,5 @@
 """A directory as a disk: an ext4 filesystem without partition table, as qcow2."""
 
-import os
 from pathlib import Path
 
 from guest.image.recipe import DISK_BYTES, DISK_UUID, EPOCH
@@ -15,8 +14,8 @@ def make_disk(root: Path, disk: Path) -> None:
     raw = disk.with_suffix(".raw")
     with raw.open("wb") as file:
         file.truncate(DISK_BYTES)
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, "-L", "forkyard", "-m", "0", "-N", "65536"]
-    argv += ["-O", FEATURES, "-U", DISK_UUID, "-E", f"hash_seed={DISK_UUID},lazy_itable_init=0", raw]
-    run(argv, env={**os.environ, "E2FSPROGS_FAKE_TIME": str(EPOCH), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"})
+    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(root), "-L", "forkyard", "-m", "0", "-N", "65536"]
+    argv += ["-O", FEATURES, "-U", DISK_UUID, "-E", f"hash_seed={DISK_UUID},lazy_itable_init=0"]
+    run([*argv, raw], env={"E2FSPROGS_FAKE_TIME": str(EPOCH)})
     run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk])
     raw.unlink()

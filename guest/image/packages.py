@@ -1,6 +1,5 @@
 """The Debian base: a root filesystem as a tar, from the mirror and the keys that this machine's apt already uses."""
 
-import os
 from pathlib import Path
 
 from guest.image.recipe import DEBIAN, EPOCH, LEFT_OUT, PACKAGES, ImageError
@@ -14,7 +13,7 @@ def make_base(tar: Path) -> None:
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     argv = ["mmdebstrap", "--mode=root", "--variant=essential", "--format=tar", "--architectures=amd64"]
     argv += [f"--include={','.join(PACKAGES)}", *options, DEBIAN, str(tar), *find_sources()]
-    run(argv, env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"})
+    run(argv, env={"SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"})
 
 
 def find_sources(listing: str | None = None) -> list[str]:

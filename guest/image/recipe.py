@@ -56,18 +56,17 @@ LEFT_OUT = (
     "/boot/System.map*",
 )
 
-KERNEL_CMDLINE = " ".join(
-    (
-        "console=ttyS0 root=/dev/vda rw rootfstype=ext4 net.ifnames=0 quiet",
-        # Docker asks apparmor's parser for a profile, and the parser is not there.
-        "apparmor=0 selinux=0 audit=0",
-        # The guest runs one app of ours; under emulation these guards cost a multiple of what they cost in silicon.
-        "mitigations=off init_on_alloc=0",
-        # A huge page that is zeroed in a child is 512 pages that the child no longer shares.
-        "transparent_hugepage=never",
-        "nowatchdog rcupdate.rcu_expedited=1 random.trust_cpu=on fsck.mode=skip",
-    )
+KERNEL_PARAMETERS = (
+    "console=ttyS0 root=/dev/vda rw rootfstype=ext4 net.ifnames=0 quiet",
+    # Docker asks apparmor's parser for a profile, and the parser is not there.
+    "apparmor=0 selinux=0 audit=0",
+    # The guest runs one app of ours; under emulation these guards cost a multiple of what they cost in silicon.
+    "mitigations=off init_on_alloc=0",
+    # A huge page that is zeroed in a child is 512 pages that the child no longer shares.
+    "transparent_hugepage=never",
+    "nowatchdog rcupdate.rcu_expedited=1 random.trust_cpu=on fsck.mode=skip",
 )
+KERNEL_CMDLINE = " ".join(KERNEL_PARAMETERS)
 
 DISK_BYTES = 4 << 30
 DISK_UUID = "f04c7a4d-0000-4000-8000-000000000001"

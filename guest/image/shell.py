@@ -1,5 +1,6 @@
 """The one gate to outside tools: run, and on failure say which step failed in the tool's own words."""
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +10,16 @@ from guest.image.recipe import ImageError
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
     """
-    The command's standard output.
+    The command's standard output; *env* is added to our own environment.
 
     Raises:
         ImageError: it is not installed or ended with an error; its last words are in the message.
     """
+    full = {**os.environ, **(env or {})}  # noqa: TID251 - package tools are configured by it
     words = [str(word) for word in argv]
     try:
-        done = subprocess.run(  # noqa: S603 - every caller builds argv itself, no shell
-            words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, errors="replace"
+        done = subprocess.run(
+            words, env=full, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, errors="replace"
         )
     except FileNotFoundError as error:
         text = f"{words[0]} is not installed: install it and build the image again"
