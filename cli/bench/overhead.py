@@ -1,0 +1,59 @@
+"""The bench `overhead`: 0 to 4 as a Prefect flow, over the same driver calls made as plain calls."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cli.bench import Context, Run
+from cli.bench.parts import SERVICE, require_room, scale_to
+from flows.runbook import scale_fleet
+from flows.stages import DirectStages
+from forkyard.errors import PermanentError
+from forkyard.model import ScaleRequest
+from forkyard.names import new_request_id
+from forkyard.report import Journal, Report
+from forkyard.world import open_world
+from tasks.work import Work
+
+TARGET = 4
+
+
+def measure_overhead(context: Context) -> Sequence[Run]:
+    """
+    One after the other in each run, so that both meet the same machine.
+
+    The value is the strict one: the whole command's wall time, the start of the run and the look at its result
+    included, over the plain calls in a process that has imported everything.
+    """
+    require_room(context, TARGET)
+    return [_measure_once(context) for _ in range(context.runs)]
+
+
+def _measure_once(context: Context) -> Run:
+    scale_to(context, 0)
+    context.say("the same calls without Prefect")
+    started = time.monotonic()
+    report = _scale_plainly(context, TARGET)
+    plain = time.monotonic() - started
+    if not report.ok:
+        text = f"the plain calls did not get there: {report.message}"
+        raise PermanentError(text)
+    scale_to(context, 0)
+    through_flow = scale_to(context, TARGET)
+    whole, inside = float(str(through_flow["seconds"])), float(str(through_flow["run_seconds"]))
+    scale_to(context, 0)
+    details = {
+        "plain_seconds": plain,
+        "flow_seconds": inside,
+        "command_seconds": whole,
+        "flow_over_plain": inside / plain,
+    }
+    return Run(whole / plain, {name: round(value, 3) for name, value in details.items()})
+
+
+def _scale_plainly(context: Context, target: int) -> Report:
+    now = datetime.now(UTC)
+    request = ScaleRequest(new_request_id(), SERVICE, target, "bench", now, "bench")
+    with open_world(context.settings, SERVICE) as world, DirectStages() as stages:
+        report, _ = scale_fleet(Work(world, request, Journal(now)), stages)
+    return report
