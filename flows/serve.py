@@ -10,6 +10,12 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefect.schedules import Schedule
+
+    from forkyard.settings import Settings
 
 POLL = timedelta(seconds=0.5)
 """Time between two looks for scheduled runs: half of it is added to each start, and each costs the server some ms."""
@@ -17,30 +23,51 @@ POLL = timedelta(seconds=0.5)
 HEARTBEAT = timedelta(seconds=30)
 """A run tells so often that it lives; Prefect takes no shorter time. For a runner that was killed with its runs."""
 
+SWEEP = timedelta(minutes=10)
+"""Time between two sweeps of the reaper, for each service."""
+
+SERVER_UP = timedelta(seconds=120)
+"""How long the server may take to start; both are started at the same time."""
+
 FLOWS = {"scale": "flows.scale:scale", "reap": "flows.reap:reap_service"}
 """By deployment (and flow) name: where the flow is found."""
 
 
-async def serve(api_url: str, config: Path | None) -> None:
-    """Register the deployments with the server and run what is scheduled, until ended by a signal."""
-    from flows.reap import reap_service
-    from flows.scale import scale
-    from flows.warm import WarmRunner
+async def serve(settings: "Settings", config: Path | None, ready: Path | None) -> None:
+    """Register the deployments with the server and run what is scheduled, until ended by a signal; touch *ready* then."""
+    from flows.reap import reap_service  # noqa: PLC0415 - see above, as for all in here
+    from flows.runs import Runs  # noqa: PLC0415
+    from flows.scale import scale  # noqa: PLC0415
+    from flows.warm import WarmRunner  # noqa: PLC0415
+    from forkyard.waiting import wait_for  # noqa: PLC0415
 
+    api = Runs(os.environ["PREFECT_API_URL"])
+    wait_for(lambda: api.is_up() or None, what="the Prefect server", timeout=SERVER_UP)
     parameters = {"config": str(config)} if config else {}
-    runner = WarmRunner(FLOWS, name="forkyard", query_seconds=POLL.total_seconds(), pause_on_shutdown=False, limit=None)
-    for found in (scale, reap_service):
-        deployment = await found.ato_deployment(name=found.name, parameters=parameters, tags=["forkyard"])
+    runner = WarmRunner(
+        FLOWS, ready=ready, name="forkyard", query_seconds=POLL.total_seconds(), pause_on_shutdown=False, limit=None
+    )
+    schedules = [_sweep(service) for service in sorted(settings.services)]
+    for found, when in ((scale, []), (reap_service, schedules)):
+        deployment = await found.ato_deployment(
+            name=found.name, parameters=parameters, tags=["forkyard"], schedules=when, description=found.description
+        )
         await runner.aadd_deployment(deployment)
-    logging.getLogger(__name__).info("serving %s at %s", ", ".join(FLOWS), api_url)
     await runner.start()
 
 
-def main() -> None:
-    """Serve what forkyard.toml (the first argument, or its usual place) describes."""
-    from forkyard.settings import load_settings
+def _sweep(service: str) -> "Schedule":
+    from prefect.schedules import Interval  # noqa: PLC0415
 
-    config = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    return Interval(SWEEP, parameters={"service": service}, slug=f"sweep-{service}")
+
+
+def main() -> None:
+    """Serve what forkyard.toml describes; arguments: a file to touch when ready, and forkyard.toml's path."""
+    from forkyard.settings import load_settings  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.INFO)
+    ready, config = (Path(word).resolve() if word else None for word in (*sys.argv[1:3], "", "")[:2])
     settings = load_settings(config)
     # Before anything of Prefect is imported: it reads its settings then, once.
     os.environ.setdefault("PREFECT_API_URL", settings.prefect.api_url)
@@ -49,7 +76,7 @@ def main() -> None:
     if os.environ["PREFECT_API_URL"].startswith("http://"):
         # Each client loads the system's certificates all the same, for 0.1 s of CPU, and no byte is encrypted here.
         os.environ.setdefault("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true")
-    asyncio.run(serve(os.environ["PREFECT_API_URL"], config))
+    asyncio.run(serve(settings, config, ready))
 
 
 if __name__ == "__main__":

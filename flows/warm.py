@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
@@ -38,9 +39,10 @@ class WarmRunner(Runner):
     Prefect is pinned to a minor release.
     """
 
-    def __init__(self, flows: Mapping[str, str], **options: Any) -> None:  # noqa: ANN401 - Prefect's own
-        """Serve *flows*: by flow name, where each is found (`module:name`)."""
+    def __init__(self, flows: Mapping[str, str], *, ready: Path | None = None, **options: Any) -> None:  # noqa: ANN401 - Prefect's own
+        """Serve *flows*: by deployment name, where each is found (`module:name`); touch *ready* when runs may come."""
         super().__init__(**options)
+        self._ready = ready
         self._flows = dict(flows)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOADED, *(where.partition(":")[0] for where in flows.values())])
@@ -50,6 +52,8 @@ class WarmRunner(Runner):
         await super().__aenter__()
         self._scheduled_run_poller._resolve_starter = self.make_starter
         await anyio.to_thread.run_sync(self._warm_up)
+        if self._ready is not None:
+            self._ready.touch()
         return self
 
     def _warm_up(self) -> None:

@@ -98,7 +98,7 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
     return [
         Part(
             "prefect",
-            start=lambda: start_prefect(settings),
+            start=lambda: start_prefect(settings, config),
             trouble=lambda: prefect_status(settings),
             stop=lambda: stop_prefect(settings),
         ),
