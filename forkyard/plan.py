@@ -111,7 +111,10 @@ def check_request(request: ScaleRequest, limits: Limits) -> None:
 
 
 def _sort_children(request: ScaleRequest, fleet: Fleet, avoid: frozenset[str]) -> _Sorted:
-    counted, resumed, leaving, broken = [], [], [], []
+    counted: list[Child] = []
+    resumed: list[Child] = []
+    leaving: list[Child] = []
+    broken: list[Child] = []
     for child in fleet.children:
         if child.phase is Phase.DRAINING:
             leaving.append(child)
@@ -199,7 +202,7 @@ def _spread(fleet: Fleet, number: int) -> list[Placement]:
 
 
 def _explain(found: _Sorted, broken: tuple[Child, ...]) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if broken:
         notes.append(f"removed first, counting toward the maximum until then: {_names(broken)}.")
     if found.leaving:

@@ -191,7 +191,7 @@ def _remove(world: World, orphans: tuple[Orphan, ...], *, lost: Event, timeout: 
     # Out of Nginx before anything ends, so that a player's request never meets a child that is being removed.
     failed = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
     unlisted = _attempt(partial(_unlist, world, frozenset(orphan.name for orphan in orphans)))
-    removals = []
+    removals: list[Removal] = []
     for orphan in orphans:
         if lost.is_set():
             removals.append(Removal(orphan, "the lease was lost: left alone"))

@@ -130,7 +130,7 @@ class Settings:
     prefect: PrefectSettings = field(default_factory=PrefectSettings)
     qemu: QemuSettings = field(default_factory=QemuSettings)
     lab: LabSettings = field(default_factory=LabSettings)
-    services: dict[str, ServiceSettings] = field(default_factory=dict)
+    services: dict[str, ServiceSettings] = field(default_factory=dict[str, ServiceSettings])
 
     def service(self, name: str) -> ServiceSettings:
         """The service's settings; raises InvalidRequest naming the services that there are."""
@@ -188,7 +188,7 @@ def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
 
 
 def _contradictions(settings: Settings) -> list[Problem]:
-    problems = []
+    problems: list[Problem] = []
     qemu, longest = settings.qemu, 60
     for key, address in (("first_address", qemu.first_address), ("gateway", qemu.gateway)):
         if address is not None and address not in qemu.network:

@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ def _read(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -> o
         if not isinstance(raw, list):
             message = f"a list is wanted, such as [{_shown(raw)}]"
             raise ValueError(message)
-        return tuple(_read(args[0], inner, problems, path) for inner in raw)
+        return tuple(_read(args[0], inner, problems, path) for inner in cast("list[object]", raw))
     return _SCALARS[wanted](raw)
 
 
@@ -153,7 +153,7 @@ def _table(raw: object) -> Mapping[str, object]:
     if not isinstance(raw, dict):
         message = "a table of keys is wanted"
         raise ValueError(message)
-    return raw
+    return cast("Mapping[str, object]", raw)
 
 
 def _whole(raw: object) -> int:
