@@ -25,7 +25,8 @@ _FILES = 65536
 
 _CONF = """\
 # Made by `forkyard lab up`; not to be edited.
-user www-data;
+# Its sockets may lie below a directory that is root's alone; nothing outside the namespace reaches it.
+user root;
 worker_processes 2;
 worker_rlimit_nofile {files};
 worker_shutdown_timeout 120s;

@@ -116,6 +116,7 @@ class NginxBalancer:
         service, path = file.upstream.service, self._path(file.upstream.service)
         self._judge(path.name, text)
         before = path.read_text() if path.exists() else None
+        logged = self._nginx.log_size()
         _replace(path, text)
         try:
             self._nginx.reload()
@@ -128,7 +129,7 @@ class NginxBalancer:
             # A master that is merely slow must come back to the old file; one that is gone raises Unavailable,
             # and starts with the old file.
             self._nginx.reload()
-            reason = _last_complaint(self._directory / "error.log")
+            reason = self._nginx.complaints(logged) or str(error)
             message = f"{service}: nginx does not serve the new upstream; the old one stays in force. {reason}"
             raise PermanentError(message) from error
         log.info("%s: nginx serves %d servers (generation %d)", service, len(file.upstream.servers), file.generation)
@@ -168,14 +169,6 @@ def _replace(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     fresh.replace(path)
-
-
-def _last_complaint(path: Path) -> str:
-    try:
-        lines = [line for line in path.read_text(errors="replace").splitlines() if "[emerg]" in line]
-    except FileNotFoundError:
-        lines = []
-    return lines[-1] if lines else f"Its log {path} says nothing of it."
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from forkyard.errors import NotFound, PermanentError, Unavailable
 from forkyard.model import Server
-from forkyard.processes import in_namespace
+from forkyard.processes import find_process, in_namespace
 
 _CONTROL_SECONDS = 2.0
 _TEST_SECONDS = 30.0
@@ -35,12 +35,16 @@ class NginxProcess:
         path = self._directory / "nginx.pid"
         try:
             pid = int(path.read_text())
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            # A zombie still has a name.
+            name = Path(f"/proc/{pid}/comm").read_text().strip() if find_process(pid) else "dead"
         except (FileNotFoundError, ProcessLookupError, ValueError) as error:
             text = f"no nginx runs: {path} names none ({error}). Start nginx, or the lab with `forkyard lab up`."
             raise Unavailable(text) from error
         if name != Path(self._binary).name:
-            text = f"no nginx runs: process {pid} of {path} is {name}, not {Path(self._binary).name}."
+            text = (
+                f"no nginx runs: process {pid} of {path} is {name}, not {Path(self._binary).name}. "
+                "Start nginx, or the lab with `forkyard lab up`."
+            )
             raise Unavailable(text)
         return pid
 
@@ -105,6 +109,21 @@ class NginxProcess:
                 "exactly this relative path, inside its http block."
             )
             raise PermanentError(text)
+
+    def log_size(self) -> int:
+        """How long the error log is now; for `complaints`."""
+        log = self._directory / "error.log"
+        return log.stat().st_size if log.exists() else 0
+
+    def complaints(self, since: int) -> str:
+        """What nginx has written of failures to its log after its first *since* bytes; empty when nothing."""
+        log = self._directory / "error.log"
+        if not log.exists():
+            return ""
+        with log.open("rb") as handle:
+            handle.seek(since)
+            lines = handle.read().decode(errors="replace").splitlines()
+        return " / ".join(line for line in lines if "[emerg]" in line)
 
     def connections(self, servers: Iterable[Server]) -> dict[str, int]:
         """Open connections to each of *servers*, by name."""
