@@ -14,23 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.output import emit, say, wants_json
-from forkyard.errors import (
-    CapacityExhausted,
-    CredentialsRejected,
-    ForkyardError,
-    LeaseHeld,
-    NotFound,
-    RequestError,
-    Unavailable,
-    Unsupported,
-)
+from forkyard.errors import MENDABLE, ForkyardError, LeaseHeld, Unavailable
 
 AS_ASKED = 0
 WENT_WRONG = 1
 CAN_BE_MENDED = 2
 INTERRUPTED = 130
-
-_MENDABLE = (RequestError, NotFound, Unsupported, CredentialsRejected, CapacityExhausted)
 
 _NEXT_STEPS: tuple[tuple[type[ForkyardError], str], ...] = (
     (Unavailable, "`forkyard doctor` says what does not answer and what to do."),
@@ -42,7 +31,7 @@ def exit_code(error: BaseException) -> int:
     """Say with which code a command ends that failed with *error*."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return CAN_BE_MENDED if isinstance(error, _MENDABLE) else WENT_WRONG
+    return CAN_BE_MENDED if isinstance(error, MENDABLE) else WENT_WRONG
 
 
 def report_failure(error: BaseException) -> int:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from forkyard.errors import ForkyardError, RequestError
+from forkyard.errors import MENDABLE, ForkyardError
 from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
 from forkyard.report import ChildReport, Interval, Report
 from tasks.work import Work
@@ -28,7 +28,7 @@ def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: Ba
         notes=work.journal.remarks(),
         requested_by=request.requested_by,
         reason=request.reason,
-        refused=isinstance(error, RequestError),
+        refused=isinstance(error, MENDABLE),
     )
 
 

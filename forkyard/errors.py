@@ -1,5 +1,5 @@
 """
-Every error that forkyard raises on purpose answers one question: may the same call be made again?
+The errors that forkyard raises on purpose, by one question: may the same call be made again.
 
     ForkyardError
     ├ RequestError          what was asked for is wrong; told to the person as it is (exit code 2)
@@ -47,7 +47,7 @@ class NotFound(PermanentError):
 
 
 class Unsupported(PermanentError):
-    """This hypervisor, machine or version cannot do it."""
+    """The hypervisor, machine or version cannot do it."""
 
 
 class CredentialsRejected(PermanentError):
@@ -80,3 +80,7 @@ class LeaseHeld(TransientError):
 
 class OutcomeUnknown(TransientError):
     """The call was sent and no answer came: look before repeating it."""
+
+
+MENDABLE = (RequestError, NotFound, Unsupported, CredentialsRejected, CapacityExhausted)
+"""What a person can mend: the request, the configuration, what is missing, room. Commands end with code 2 for it."""
