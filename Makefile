@@ -47,10 +47,10 @@ lint:
 
 types:
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pyright --warnings | grep -v '^0 errors' || [ $${PIPESTATUS[0]} = 0 ]
+	@said=$$($(BIN)/pyright) || { echo "$$said"; exit 1; }
 
 imports:
-	@$(BIN)/lint-imports --no-logo
+	@said=$$($(BIN)/lint-imports --no-logo) || { echo "$$said"; exit 1; }
 
 unit:
 	@$(BIN)/pytest -q tests/unit

@@ -161,7 +161,7 @@ class Child:
     phase: Phase
     registration: Registration | None
     in_upstream: bool
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Per phase, as far as known to who looked."""
 
 

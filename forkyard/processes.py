@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -69,7 +70,7 @@ def spawn(
 ) -> ProcessRef:
     """Start *argv* in a session of its own, its output in *log*; it goes on when we end."""
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603 - every caller builds argv itself, no shell
+        process = subprocess.Popen(
             in_namespace(argv, namespace),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -113,8 +114,6 @@ def end(ref: ProcessRef, *, timeout: timedelta, first: signal.Signals = signal.S
 
 def _reaped(ref: ProcessRef) -> bool:
     # Ours or somebody's child: collect it if it is ours, so that no zombie stays behind.
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(ref.pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
     return not is_alive(ref)

@@ -16,6 +16,7 @@ The seed inside an identity is a secret: it is never logged, and `Identity.__rep
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 PORT_NAME = "io.forkyard.agent"
 """Name of the virtio-serial port; in the guest /dev/virtio-ports/io.forkyard.agent."""
@@ -120,24 +121,20 @@ def decode(line: bytes) -> dict[str, object]:
     except ValueError as error:
         text = f"not JSON: {line[:80]!r}"
         raise WireError(text) from error
-    if not isinstance(message, dict):
-        text = f"not an object: {line[:80]!r}"
-        raise WireError(text)
-    return message
+    return _read_object(message, f"not an object: {line[:80]!r}")
 
 
 def identity_to_wire(identity: Identity) -> dict[str, object]:
     """The identity as a JSON object."""
-    return asdict(identity) | {"consul_join": list(identity.consul_join)}
+    return {**asdict(identity), "consul_join": list(identity.consul_join)}
 
 
 def identity_from_wire(message: object) -> Identity:
     """The identity in a JSON object; raises WireError naming what is missing or unknown."""
-    if not isinstance(message, dict):
-        text = "identity: not an object"
-        raise WireError(text)
+    fields = dict(_read_object(message, "identity: not an object"))
     try:
-        return Identity(**{**message, "consul_join": tuple(message["consul_join"])})
+        join = tuple(fields.pop("consul_join"))
+        return Identity(consul_join=join, **fields)
     except (KeyError, TypeError) as error:
         text = f"identity: {error}"
         raise WireError(text) from error
@@ -145,17 +142,21 @@ def identity_from_wire(message: object) -> Identity:
 
 def report_to_wire(report: IdentityReport) -> dict[str, object]:
     """The report as a JSON object."""
-    return asdict(report) | {"points": [asdict(point) for point in report.points]}
+    return {**asdict(report), "points": [asdict(point) for point in report.points]}
 
 
 def report_from_wire(message: object) -> IdentityReport:
     """The report in a JSON object; raises WireError naming what is missing or unknown."""
-    if not isinstance(message, dict):
-        text = "report: not an object"
-        raise WireError(text)
+    fields = _read_object(message, "report: not an object")
     try:
-        points = tuple(PointReport(**point) for point in message["points"])
-        return IdentityReport(fork_id=message["fork_id"], points=points, seconds=message["seconds"])
+        points = tuple(PointReport(**point) for point in fields["points"])
+        return IdentityReport(fork_id=fields["fork_id"], points=points, seconds=fields["seconds"])
     except (KeyError, TypeError) as error:
         text = f"report: {error}"
         raise WireError(text) from error
+
+
+def _read_object(message: object, otherwise: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise WireError(otherwise)
+    return cast("dict[str, Any]", message)
