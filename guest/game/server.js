@@ -14,7 +14,7 @@ const http = require('node:http');
 const page = require('./page.js');
 const { World } = require('./world.js');
 
-const PORT = Number(process.env.PORT || 8080);
+const PORT = Number(process.env.PORT ?? 8080);
 const IDENTITY_FILE = process.env.FORKYARD_IDENTITY || '/run/forkyard/identity.json';
 const MAX_BODY = 64 * 1024;
 const MAX_SESSIONS = 1000;
@@ -294,7 +294,10 @@ function start() {
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
   });
-  server.listen(PORT, process.env.HOST || '0.0.0.0');
+  server.listen(PORT, process.env.HOST || '0.0.0.0', () => {
+    // Where the port is 0, whoever started us reads here which one it became.
+    if (process.env.FORKYARD_PORT_FILE) fs.writeFileSync(process.env.FORKYARD_PORT_FILE, `${server.address().port}`);
+  });
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0));
 }
 

@@ -18,7 +18,7 @@ from guest.image.packages import make_base
 from guest.image.recipe import GUEST, KERNEL_CMDLINE, GuestImage, ImageError, layer_keys, read_image
 from guest.image.shell import run
 from guest.image.stage import make_stage
-from guest.install import install_agent
+from guest.install import InstallError, install_agent
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ def build_image(
         raise ImageError(text)
     layers.mkdir(parents=True, exist_ok=True)
     with _alone(images / ".lock"):
-        base = layers / f"base-{keys.base}"
+        base, stage = layers / f"base-{keys.base}", layers / f"stage-{keys.stage}"
+        _prune(layers, keep={base, stage})
         _make_once(base, "Debian packages (mmdebstrap)", progress, lambda new: make_base(new / "root.tar"))
-        stage = layers / f"stage-{keys.stage}"
         _make_once(
             stage,
             "Docker, Consul and the game's container",
@@ -91,6 +91,9 @@ def _make_once(target: Path, what: str, progress: Progress, make: Callable[[Path
         make(new)
         new.chmod(0o755)
         new.rename(target)
+    except (OSError, InstallError) as error:
+        text = f"{what}: {error}"
+        raise ImageError(text) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     progress(f"{what}: made in {time.monotonic() - started:.1f} s")
@@ -102,6 +105,14 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _prune(layers: Path, keep: set[Path]) -> None:
+    # Layers of older recipes, and what a killed build left: both can be made again, and each is up to a gigabyte.
+    # Images stay: a frozen parent may stand on one.
+    for path in (*layers.iterdir(), *layers.parent.glob(".new-*")):
+        if path not in keep:
+            shutil.rmtree(path)
 
 
 def _hash_binary(path: Path) -> str:

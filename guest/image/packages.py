@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from guest.image.recipe import DEBIAN, EPOCH, LEFT_OUT, PACKAGES, ImageError
+from guest.image.recipe import BASE_COMMAND, DEBIAN, EPOCH, ImageError
 from guest.image.shell import run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -10,10 +10,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 def make_base(tar: Path) -> None:
     """Write the base's tar; raises ImageError when apt knows no Debian mirror."""
-    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
-    argv = ["mmdebstrap", "--mode=root", "--variant=essential", "--format=tar", "--architectures=amd64"]
-    argv += [f"--include={','.join(PACKAGES)}", *options, DEBIAN, str(tar), *find_sources()]
-    run(argv, env={"SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"})
+    run([*BASE_COMMAND, str(tar), *find_sources()], env={"SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"})
 
 
 def find_sources(listing: str | None = None) -> list[str]:
