@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
 from cli.output import emit, make_console, say
 from cli.shapes import Json, is_as_asked, plan_shape, service_shape
-from forkyard.errors import InvalidRequest, TransientError
+from forkyard.errors import ForkyardError, InvalidRequest, TransientError
 from forkyard.history import Seconds, read_seconds
 from forkyard.holders import is_dead
 from forkyard.model import Fleet, ScaleRequest, StepKind
@@ -18,6 +18,8 @@ from forkyard.phases import observe_fleet
 from forkyard.plan import check_request, make_plan
 from forkyard.settings import Settings, load_settings
 from forkyard.world import World, open_world
+
+_PATIENCE = timedelta(seconds=2)
 
 
 def select_services(settings: Settings, service: str | None) -> list[str]:
@@ -67,14 +69,15 @@ def run_status(config: Path | None, service: str | None, *, check: bool, as_json
     """Show what is there now."""
     settings = load_settings(config)
     fleets = [_observe(settings, name) for name in select_services(settings, service)]
+    seconds = [_seconds_from_anywhere(settings, fleet) for fleet in fleets]
     if as_json:
-        emit(_status(settings, fleets))
+        emit({"services": {f.service: service_shape(f, s) for f, s in zip(fleets, seconds, strict=True)}})
     else:
         from cli.tables import fleet_table  # noqa: PLC0415 - only for people
 
         console = make_console()
-        for fleet in fleets:
-            console.print(fleet_table(fleet, _seconds(settings, fleet)))
+        for fleet, known in zip(fleets, seconds, strict=True):
+            console.print(fleet_table(fleet, known))
     return 1 if check and not all(is_as_asked(fleet) for fleet in fleets) else 0
 
 
@@ -132,6 +135,24 @@ def _follow_live(settings: Settings, looks: Iterator[list[Fleet]]) -> None:
         for fleets in looks:
             tables = [fleet_table(fleet, _seconds(settings, fleet)) for fleet in fleets]
             live.update(Group(*tables), refresh=True)
+
+
+def _seconds_from_anywhere(settings: Settings, fleet: Fleet) -> Seconds:
+    """Ask Prefect for what is not on disk here: of runs that nobody at this machine's command line followed."""
+    known = _seconds(settings, fleet)
+    missing = {child.vm.name for child in fleet.children} - known.keys()
+    if not missing:
+        return known
+    from flows.runs import Runs  # noqa: PLC0415 - seldom needed
+
+    try:
+        reports = Runs(settings.prefect.api_url, timeout=_PATIENCE).results(fleet.service)
+    except ForkyardError:
+        return known  # best effort: where it does not answer, these seconds are not known
+    for child in (child for report in reversed(reports) for child in report["children"]):
+        if child["name"] in missing and child["seconds"]:
+            known[child["name"]] = child["seconds"]
+    return known
 
 
 def _seconds(settings: Settings, fleet: Fleet) -> Seconds:
