@@ -46,7 +46,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
         yield _fake_stage()
         return
     world: SmallWorld = request.getfixturevalue("small_parent")
-    full = world.change(memory_reserve=1 << 50)
+    full = world.under(replace(world.settings.qemu, memory_reserve=1 << 50))
     yield Stage(world.open(), small_vm.PARENT, small_vm.kill, full.open)
     world.clear()
     assert world.processes() == []

@@ -39,9 +39,9 @@ class SmallWorld:
         """Make a driver, as each process has its own."""
         return QemuHypervisor(self.settings)
 
-    def change(self, **qemu: object) -> "SmallWorld":
+    def under(self, qemu: QemuSettings) -> "SmallWorld":
         """Make the same world under other QEMU settings."""
-        return replace(self, settings=replace(self.settings, qemu=replace(self.settings.qemu, **qemu)))
+        return replace(self, settings=replace(self.settings, qemu=qemu))
 
     def start_parent(self, name: str = PARENT, *, freeze: bool = True) -> VmId:
         """Boot a parent, and freeze it."""

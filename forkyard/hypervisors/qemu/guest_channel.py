@@ -21,7 +21,7 @@ class GuestChannel:
     """One conversation with one guest's agent; a context manager."""
 
     def __init__(self, path: Path, *, timeout: timedelta) -> None:
-        """Open the VM's end; raises Unavailable when no QEMU is behind it. All calls together end within *timeout*."""
+        """Open the host's end; raises Unavailable without a QEMU behind it. All calls end within *timeout* together."""
         self._deadline = time.monotonic() + timeout.total_seconds()
         self._timeout = timeout
         self._rest = b""

@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from forkyard.errors import CapacityExhausted, ForkyardError, Unavailable
+from forkyard.errors import CapacityExhausted, NotReady, OutcomeUnknown, Unavailable
 from forkyard.hypervisors.qemu.records import read_record, write_record
 from forkyard.processes import ProcessRef, end, find_process, is_alive, parse_ref, spawn, tail
+from forkyard.waiting import wait_for
 
 RECORD = "machine.json"
 RUN = "q"
 """Directory below settings.run_dir; one letter, because a socket's path has at most 107 bytes."""
 
+_LAST_MOMENT = timedelta(seconds=2)
+_SHORT = timedelta(milliseconds=5)
 _NAME = re.compile(rb"forkyard-([0-9a-f]{10})\0")
 
 
@@ -136,21 +139,24 @@ def find_processes() -> dict[str, ProcessRef]:
     return found
 
 
-def describe_end(instance: Instance) -> str:
-    """What QEMU said last, when it is gone; empty while it runs."""
-    return "" if get_process(instance) else f"QEMU {instance.id} is gone: {tail(instance.log)}"
-
-
 @contextmanager
 def explained(instance: Instance) -> Iterator[None]:
     """Turn an error in the block into Unavailable with QEMU's last words, when QEMU has died."""
     try:
         yield
-    except ForkyardError as error:
-        reason = describe_end(instance)
-        if reason:
-            raise Unavailable(reason) from error
-        raise
+    except (Unavailable, OutcomeUnknown) as error:
+        # Its sockets close a moment before the process is gone.
+        try:
+            wait_for(
+                lambda: None if get_process(instance) else True,
+                what="end of QEMU",
+                timeout=_LAST_MOMENT,
+                interval=_SHORT,
+            )
+        except NotReady:
+            raise error from None
+        text = f"QEMU {instance.id} is gone: {tail(instance.log)}"
+        raise Unavailable(text) from error
 
 
 _OUT_OF = {

@@ -106,6 +106,8 @@ def render_command(machine: Machine, wiring: Wiring) -> list[str]:
     serial = f"file,id=serial,path={_escape(wiring.serial)}" if wiring.serial else "null,id=serial"
     return [
         *("qemu-system-x86_64", "-name", wiring.process_name, "-pidfile", str(wiring.pid_file)),
+        # A guest that panics or reboots is of no more use; and a dead QEMU is seen at once.
+        "-no-reboot",
         *("-no-user-config", "-nodefaults", "-display", "none"),
         *("-machine", f"{machine.type},memory-backend=memory,vmport=off"),
         *("-accel", _accelerator(machine.accelerator), "-cpu", machine.cpu),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from forkyard.errors import NotFound, NotReady, PermanentError
+from forkyard.errors import NotFound, NotReady, PermanentError, TransientError, VerificationFailed
 from forkyard.hypervisors.qemu.children import Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
 from forkyard.hypervisors.qemu.instance import (
@@ -85,9 +85,9 @@ class Nursery:
                 last = tail(instance.serial)
                 end_instance(instance, timeout=_END)
                 remove_directory(directory)
-                if isinstance(error, NotReady):
+                if isinstance(error, TransientError | VerificationFailed):
                     text = f"parent {name}: {error}. Its console said last: {last}"
-                    raise NotReady(text) from error
+                    raise type(error)(text) from error
                 raise
         return VmId(name)
 
