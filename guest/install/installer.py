@@ -94,7 +94,7 @@ def install_libraries(target: Path, python: tuple[int, int], wheels: Path | None
 def _installer(python: tuple[int, int]) -> list[str]:
     """The command that installs wheels for *python*: uv where it is, else pip of the Python that runs us."""
     version = f"{python[0]}.{python[1]}"
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if uv:
         return [uv, "pip", "install", "--quiet", "--python-version", version, "--only-binary", ":all:"]
     probe = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
