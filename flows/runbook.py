@@ -53,6 +53,7 @@ def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | Non
             before = _observe_with_parent(work, stages)
             plan = _plan(work, stages, before, ())
             with _undoing(work, stages, before):
+                _adopt(work, stages, before)
                 after = _work_off(work, stages, plan)
             return make_report(work, before, after), None
     except BaseException as error:  # also Ctrl-C and Prefect's TerminationSignal: the report first, then the caller raises
@@ -78,6 +79,13 @@ def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
     # The first fork ever: the parent runs still, and only a frozen one has placements.
     stages.submit(quiesce_parent, work, VmId(work.world.policy.parent)).result()
     return stages.submit(observe, work, "with parent").result()
+
+
+def _adopt(work: Work, stages: Stages, fleet: Fleet) -> None:
+    """Keep the children that serve although their request was killed before it kept them: the plan counts them."""
+    unkept = [c.vm for c in fleet.serving if c.vm.stamp.expires is not None and c.vm.stamp.request_id != work.request.id]
+    if unkept:
+        stages.submit(keep_children, work, unkept).result()
 
 
 def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:

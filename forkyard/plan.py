@@ -120,10 +120,13 @@ def _sort_children(request: ScaleRequest, fleet: Fleet, avoid: frozenset[str]) -
             leaving.append(child)
         elif child.vm.power is Power.DEAD or child.phase in {Phase.FAILED, Phase.RETIRED} or child.vm.name in avoid:
             broken.append(child)
-        elif is_kept(child.vm) or child.phase is Phase.SERVING:
+        elif is_kept(child.vm):
             counted.append(child)
         elif child.vm.stamp.request_id == request.id and _placement_of(child, fleet) is not None:
             resumed.append(child)
+        elif child.phase is Phase.SERVING:
+            # Its request was killed at its very end; who carries out this plan keeps it.
+            counted.append(child)
         else:
             broken.append(child)
     return _Sorted(tuple(counted), tuple(resumed), tuple(leaving), tuple(broken))
