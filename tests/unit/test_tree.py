@@ -95,6 +95,11 @@ def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
     assert {"demo", "down", "test"} <= wanted <= targets
 
 
+def test_make_alone_says_what_there_is() -> None:
+    answer = subprocess.run(["make", "-s"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert all(f"make {target} " in answer for target in ("install", "lab", "demo", "down", "test", "check", "lock"))
+
+
 @pytest.mark.parametrize("words", list_subcommands(), ids=" ".join)
 def test_every_forkyard_command_of_the_readme_is_there(words: tuple[str, ...]) -> None:
     forkyard = Path(sys.executable).with_name("forkyard")
