@@ -16,16 +16,20 @@ import http.client
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import tarfile
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import consul
 import docker
 from pyroute2 import NetNS, netns
 
@@ -105,6 +109,8 @@ class AgentMachine:
     directory: Path
     name: str
     processes: dict[str, ProcessRef] = field(default_factory=dict)
+    identity: wire.Identity | None = None
+    """The one that a test gave it."""
 
     @property
     def namespace(self) -> str:
@@ -211,8 +217,7 @@ class AgentMachine:
         self, name: str, *, port: int, labels: dict[str, str] | None = None, restart: bool = False
     ) -> None:
         """Start a container of the app's image that publishes its port 8080 as *port*."""
-        client = self.docker()
-        try:
+        with contextlib.closing(self.docker()) as client:
             client.containers.run(
                 IMAGE,
                 ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"],
@@ -222,15 +227,68 @@ class AgentMachine:
                 labels=labels or {},
                 restart_policy={"Name": "always"} if restart else None,
             )
-        finally:
-            client.close()
+
+    def remove_container(self, name: str) -> None:
+        """End a container and take it away."""
+        with contextlib.closing(self.docker()) as client:
+            client.containers.get(name).remove(force=True)
+
+    def in_container(self, name: str, script: str) -> None:
+        """Run a few shell words in a container."""
+        with contextlib.closing(self.docker()) as client:
+            code, output = client.containers.get(name).exec_run(["/bin/busybox", "sh", "-c", script])
+        assert code == 0, output
+
+    def restore_app(self) -> None:
+        """Put the app's hooks back."""
+        with contextlib.closing(self.docker()) as client:
+            client.containers.get("app").put_archive("/", app_image())
+
+    def register_by_hand(self, name: str) -> None:
+        """Register a service with the machine's Consul agent that is none of ours."""
+        call_inside(self.namespace, lambda: consul.Consul().agent.service.register(name))
+
+    @contextlib.contextmanager
+    def connection_outside(self) -> Iterator[Callable[[], bool]]:
+        """A TCP connection from the machine to the outside; says whether it is open."""
+        with (
+            call_inside(self.outside, lambda: socket.create_server((SERVER, 9999))) as server,
+            call_inside(self.namespace, lambda: socket.create_connection((SERVER, 9999), 10)) as connection,
+        ):
+            server.accept()[0].detach()
+            connection.setblocking(False)  # noqa: FBT003 - the socket's own way
+            yield lambda: _is_open(connection)
+
+    def reset_network(self) -> None:
+        """Give the device the parent's MAC and address again."""
+        with NetNS(self.namespace) as machine:
+            index = machine.link_lookup(ifname="eth0")[0]
+            machine.link("set", index=index, state="down")
+            machine.flush_addr(index=index)
+            machine.link("set", index=index, address=PARENT_MAC)
+            machine.addr("add", index=index, address="10.79.0.9", prefixlen=24)
+            machine.link("set", index=index, state="up")
+
+    def forget(self) -> None:
+        """Take away what an identity has left, here and at the Consul server."""
+        for name in ("private", "consul", "shared"):
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+        nodes = consul_get(self.outside, "/v1/catalog/nodes", (SERVER, 8500)) or []
+        for node in nodes:
+            if node["Node"] != "server":
+                call_inside(self.outside, partial(_take_from_catalog, node["Node"]))
+        self.identity = None
 
     def ask(self, **message: object) -> dict[str, Any]:
         """One request to the guest agent, as the host makes it."""
+        return self.ask_line(wire.encode(message))
+
+    def ask_line(self, line: bytes) -> dict[str, Any]:
+        """One line to the guest agent, whatever it says."""
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(60)
             channel.connect(str(self.directory / "channel"))
-            channel.sendall(wire.encode(message))
+            channel.sendall(line)
             with channel.makefile("rb") as lines:
                 return wire.decode(lines.readline())
 
@@ -262,6 +320,35 @@ class AgentMachine:
                 self.end(name)
         for namespace in (self.namespace, self.outside):
             netns.remove(namespace)
+
+
+def _take_from_catalog(node: str) -> None:
+    server = consul.Consul(SERVER)
+    server.agent.force_leave(node)
+    server.catalog.deregister(node)
+
+
+def _is_open(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def agent_machine(directory: Path) -> Iterator[AgentMachine]:
+    """A machine with a network, a Docker that has the app's image, and a Consul server outside; all gone afterwards."""
+    machine = AgentMachine(directory, f"fya{os.getpid()}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(machine.close)
+        machine.make_network()
+        machine.start_docker()
+        machine.start_server()
+        with contextlib.closing(machine.docker()) as client:
+            client.api.import_image_from_data(app_image(), repository=IMAGE)
+        yield machine
 
 
 def make_identity(ordinal: int = 1) -> wire.Identity:

@@ -26,7 +26,7 @@ def container(
             "Image": "registry.test:5000/shop/web:1.2",
             "Env": list(env),
             "Labels": labels or {},
-            "ExposedPorts": dict.fromkeys(published, {}),
+            "ExposedPorts": {name: {} for name in published},
         },
         "HostConfig": {"NetworkMode": network},
         "NetworkSettings": {"Ports": published, "Networks": {"bridge": {"IPAddress": "172.17.0.2"}}},
@@ -50,13 +50,12 @@ def test_a_port_that_is_not_published_is_not_registered() -> None:
 
 
 def test_a_port_published_on_loopback_alone_is_not_registered() -> None:
-    ports = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}]}
-    assert list_services(container(ports=ports), ADDRESS, META) == []
+    found = container(ports={"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}]})
+    assert list_services(found, ADDRESS, META) == []
 
 
 def test_a_port_published_for_both_address_families_is_registered_once() -> None:
-    bindings = [{"HostIp": "0.0.0.0", "HostPort": "80"}, {"HostIp": "::", "HostPort": "80"}]  # noqa: S104 - Docker's
-    assert len(list_services(container(ports={"8080/tcp": bindings}), ADDRESS, META)) == 1
+    only(ports={"8080/tcp": [{"HostIp": "", "HostPort": "80"}, {"HostIp": "::", "HostPort": "80"}]})
 
 
 def test_a_container_on_the_hosts_network_is_registered_with_its_exposed_ports() -> None:
@@ -73,7 +72,7 @@ def test_a_setting_for_a_port_is_stronger_than_the_general_one() -> None:
 
 
 def test_several_published_ports_are_told_apart_by_name_unless_they_have_their_own() -> None:
-    ports = {
+    ports: dict[str, list[dict[str, str]] | None] = {
         "8080/tcp": [{"HostIp": "", "HostPort": "80"}],
         "9090/tcp": [{"HostIp": "", "HostPort": "90"}],
     }
