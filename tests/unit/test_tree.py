@@ -77,6 +77,12 @@ def test_the_lock_names_no_host_and_a_hash_for_every_file() -> None:
     assert [line for line in files if 'hash = "sha256:' not in line] == []
 
 
+def test_the_lock_is_of_this_pyproject() -> None:
+    check = [ROOT / "bin" / "uv", "lock", "--check", "--offline", "--python", sys.executable]
+    answer = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, f"make lock is due: {answer.stderr}"
+
+
 def test_the_wire_format_imports_the_standard_library_only() -> None:
     tree = ast.parse((ROOT / "forkyard" / "wire.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
