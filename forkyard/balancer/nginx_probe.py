@@ -4,12 +4,13 @@ Ask through the load balancer as a player does: each time by a new connection, u
 A few ask at the same time, so that one server that hangs does not hide the others.
 """
 
+import http.client
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-
-import httpx
+from urllib.parse import SplitResult, urlsplit
 
 _ASKERS = 3
 _REQUEST_SECONDS = 10.0
@@ -23,19 +24,16 @@ def probe_servers(url: str, service: str, wanted: frozenset[str], *, timeout: ti
     deadline = begun + timeout.total_seconds()
     answered: dict[str, float] = {}
     done = threading.Event()
+    place = urlsplit(url)
 
     def ask() -> None:
-        # No keep-alive, no proxy from the environment: the balancer chooses a server anew for each question.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        headers = {"Host": service, "Accept": "application/json"}
-        with httpx.Client(limits=limits, headers=headers, trust_env=False) as client:
-            while not done.is_set() and (left := deadline - time.monotonic()) > 0:
-                name = _asked(client, url, min(left, _REQUEST_SECONDS))
-                if name in wanted:
-                    answered.setdefault(name, time.monotonic() - begun)
-                if answered.keys() >= wanted:
-                    done.set()
-                done.wait(_PAUSE_SECONDS)
+        while not done.is_set() and (left := deadline - time.monotonic()) > 0:
+            name = _asked(place, service, min(left, _REQUEST_SECONDS))
+            if name in wanted:
+                answered.setdefault(name, time.monotonic() - begun)
+            if answered.keys() >= wanted:
+                done.set()
+            done.wait(_PAUSE_SECONDS)
 
     if wanted:
         with ThreadPoolExecutor(max_workers=_ASKERS, thread_name_prefix="probe") as pool:
@@ -44,12 +42,18 @@ def probe_servers(url: str, service: str, wanted: frozenset[str], *, timeout: ti
     return answered
 
 
-def _asked(client: httpx.Client, url: str, seconds: float) -> str | None:
+def _asked(place: SplitResult, service: str, seconds: float) -> str | None:
     """The name of the server that gave a good answer, or None."""
+    kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
+    # Not httpx: its client loads every certificate of the machine before the first question.
+    connection = kind(place.hostname or "", place.port, timeout=seconds)
     try:
-        answer = client.get(url, timeout=seconds)
-        body = answer.json() if answer.is_success else None
-    except (httpx.HTTPError, ValueError):
+        connection.request("GET", place.path or "/", headers={"Host": service, "Accept": "application/json"})
+        answer = connection.getresponse()
+        body = json.loads(answer.read()) if answer.status == http.client.OK else None
+    except (OSError, http.client.HTTPException, ValueError):
         return None
+    finally:
+        connection.close()
     name = body.get("child") if isinstance(body, dict) else None
     return name if isinstance(name, str) else None
