@@ -6,11 +6,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from cli.doctor import Check, Finding, failed, passed, warned
 from forkyard.errors import ForkyardError
+from forkyard.hypervisors import Hypervisor
+from forkyard.model import FrozenParent
 from forkyard.reap import find_orphans
 from forkyard.settings import Settings
 
@@ -95,14 +98,27 @@ def check_parents(settings: Settings) -> Iterable[Finding]:
         with open_world(settings, service) as world:
             parents = world.hypervisor.list_parents(service)
             places = world.hypervisor.placements(service) if parents else []
+            broken = [trouble for parent in parents if (trouble := _find_trouble(world.hypervisor, parent))]
         if not parents:
             step = "Run `forkyard lab up`, or `forkyard parent build` and `forkyard parent freeze`."
             yield warned(f"parent: {service}", "no frozen parent", step)
+            continue
+        if broken:
+            yield failed(f"parent: {service}", " ".join(broken), "Remove it and build it again: `forkyard parent -h`.")
             continue
         room = sum(place.room for place in places)
         bound = f", bounded by {places[0].limited_by}" if places and places[0].limited_by else ""
         names = ", ".join(f"{parent.name} (frozen {parent.frozen_at:%Y-%m-%d %H:%M})" for parent in parents)
         yield passed(f"parent: {service}", f"{names}; room for {room} more children{bound}")
+
+
+def _find_trouble(hypervisor: Hypervisor, parent: FrozenParent) -> str:
+    try:
+        # It is frozen, so nothing is frozen here: its files are looked at, as before each fork.
+        hypervisor.freeze(parent.id, timeout=timedelta(seconds=10))
+    except ForkyardError as error:
+        return str(error)
+    return ""
 
 
 def check_orphans(settings: Settings) -> Iterable[Finding]:

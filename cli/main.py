@@ -123,8 +123,13 @@ def scale(
     * `forkyard scale game --to 12 --because "pre-sale at noon" --json`
     * `forkyard scale game --to 0 --dry-run`
     """
+    import signal
+
     from cli.scale import ScaleOptions, run_scale
 
+    # Ended by whoever, the command cancels its run: a terminal that is closed must not leave half a fleet.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     options = ScaleOptions(
         service=service, target=to, dry_run=dry_run, reason=because, yes=yes, in_process=in_process, as_json=json
     )

@@ -117,11 +117,12 @@ def test_a_run_that_crashed_without_a_report_is_told_with_what_to_do(tmp_path: P
     assert json.loads(out)["exit_code"] == 1
 
 
-def test_ctrl_c_cancels_the_run_and_waits_for_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_cancels_the_run_and_waits_for_its_end(tmp_path: Path, sign: signal.Signals) -> None:
     script = Script(states=("RUNNING",), result=result(ok=False, message="stopped"))
     with scripted_api(script) as api, start(api, tmp_path, "--to", "2", "--json") as process:
         assert script.running.wait(30)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sign)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert script.cancelled.is_set()
