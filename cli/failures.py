@@ -7,6 +7,8 @@ The one place that turns an error into a message and an exit code.
     130  Ctrl-C
 """
 
+import errno
+import os
 import sys
 import tempfile
 import traceback
@@ -14,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.output import emit, say, wants_json
-from forkyard.errors import MENDABLE, ForkyardError, LeaseHeld, Unavailable
+from forkyard.errors import MENDABLE, ForkyardError, LeaseHeld, NotPermitted, Unavailable
 
 AS_ASKED = 0
 WENT_WRONG = 1
@@ -26,11 +28,30 @@ _NEXT_STEPS: tuple[tuple[type[ForkyardError], str], ...] = (
     (LeaseHeld, "Wait until that request is done, or look at it with `forkyard status`."),
 )
 
+# What the system refuses wherever it is asked; a driver that knows more says it with an error of ours.
+_MENDABLE_BY_HAND = {
+    errno.ENOSPC: "Free some room: `forkyard doctor` says where it is short.",
+    errno.EDQUOT: "Free some room: `forkyard doctor` says where it is short.",
+    errno.EROFS: "Name directories that can be written to in forkyard.toml.",
+    errno.EACCES: "Run it as root, with sudo: namespaces, VMs and their files need it.",
+    errno.EPERM: "Run it as root, with sudo: namespaces, VMs and their files need it.",
+    errno.EADDRINUSE: "End what uses the port, or set another one in forkyard.toml.",
+}
+
+
+def require_root(what: str) -> None:
+    """Refuse a command that cannot work without root, before it has half done anything; raises NotPermitted."""
+    if os.geteuid() != 0:
+        text = f"{what} needs root: it makes network namespaces and VMs. Run it with sudo."
+        raise NotPermitted(text)
+
 
 def exit_code(error: BaseException) -> int:
     """Say with which code a command ends that failed with *error*."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in _MENDABLE_BY_HAND:
+        return CAN_BE_MENDED
     return CAN_BE_MENDED if isinstance(error, MENDABLE) else WENT_WRONG
 
 
@@ -41,6 +62,9 @@ def report_failure(error: BaseException) -> int:
         message = "interrupted"
     elif isinstance(error, ForkyardError):
         message = _with_next_step(error)
+    elif isinstance(error, OSError) and error.errno in _MENDABLE_BY_HAND:
+        thing = f"{error.filename}: " if error.filename else ""
+        message = f"{thing}{error.strerror}. {_MENDABLE_BY_HAND[error.errno]}"
     else:
         message = _bug(error)
     say(f"forkyard: {message}")

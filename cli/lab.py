@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cli.failures import require_root
 from cli.output import emit, make_console, say
 from cli.shapes import Json
 from forkyard.settings import Settings, load_settings
@@ -51,6 +52,7 @@ def run_up(config: Path | None, *, as_json: bool) -> int:
     from lab.world import up  # noqa: PLC0415 - as above
 
     settings = load_settings(config)
+    require_root("forkyard lab up")
     started = time.monotonic()
     up(settings, say, config=config)
     state = observe_lab(settings)
@@ -66,7 +68,9 @@ def run_down(config: Path | None, *, as_json: bool) -> int:
     """Stop all of it."""
     from lab.world import down  # noqa: PLC0415 - as above
 
-    down(load_settings(config), say)
+    settings = load_settings(config)
+    require_root("forkyard lab down")
+    down(settings, say)
     if as_json:
         emit({"up": False})
     else:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from cli.failures import require_root
 from cli.output import emit, make_console, say
 from cli.shapes import Json
 from forkyard.errors import InvalidRequest, PermanentError
@@ -26,6 +27,7 @@ def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) 
     """Build the image and boot the parent to the fork point."""
     settings = load_settings(config)
     policy = settings.service(service)
+    require_root("forkyard parent build")
     started = time.monotonic()
     image = build_guest_image(settings, memory_mib=policy.memory_mib, again=again)
     say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
@@ -42,6 +44,7 @@ def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) 
 def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
     """Freeze a running parent; a frozen one is shown as it is."""
     settings = load_settings(config)
+    require_root("forkyard parent freeze")
     say(f"{name}: quiescing the app and freezing the VM")
     started = time.monotonic()
     frozen = QemuHypervisor(settings).freeze(VmId(name), timeout=FREEZE_TIMEOUT)
@@ -87,6 +90,7 @@ def run_verify(config: Path | None, name: str, *, as_json: bool) -> int:
 def run_remove(config: Path | None, name: str, *, yes: bool, as_json: bool) -> int:
     """Remove a parent that has no children."""
     settings = load_settings(config)
+    require_root("forkyard parent remove")
     if not yes:
         confirm(f"Remove the parent {name}? It takes minutes to build again.")
     QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT)

@@ -92,7 +92,11 @@ def settle(settings: Settings, request: ScaleRequest, ending: Ending) -> Report:
         return _observed_report(settings, request, ending.message)
     from forkyard.history import write_history  # noqa: PLC0415 - after the fleet serves
 
-    write_history(settings, request.service, request.id, ending.report)
+    try:
+        write_history(settings, request.service, request.id, ending.report)
+    except OSError as error:
+        # The fleet is what it is; a full disk costs only the seconds that `status` would show.
+        say(f"{request.service}: the report could not be kept: {error}")
     return ending.report
 
 

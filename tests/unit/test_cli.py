@@ -1,9 +1,11 @@
 """The command line as scripts meet it: exit codes, what stands on stdout, and that it is quick."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,6 +209,9 @@ def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
         (OutcomeUnknown("x"), 1),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("x"), 1),
+        (OSError(errno.ENOSPC, "No space left on device"), 2),
+        (PermissionError(errno.EACCES, "Permission denied"), 2),
+        (OSError(errno.EIO, "Input/output error"), 1),
     ],
 )
 def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
@@ -220,6 +225,25 @@ def test_a_bug_keeps_its_traceback_in_a_file(capsys: pytest.CaptureFixture[str])
     path = Path(said.rsplit(" is in ", 1)[1].strip().removesuffix("."))
     assert "3 / 0" in path.read_text()
     path.unlink()
+
+
+def test_a_full_disk_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_failure(OSError(errno.ENOSPC, "No space left on device", "/var/lib/forkyard/x")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("forkyard: /var/lib/forkyard/x: No space left on device. Free some room")
+
+
+@pytest.mark.parametrize("command", [("lab", "up"), ("lab", "down"), ("parent", "build"), ("parent", "freeze")])
+def test_without_root_a_sentence_says_what_is_needed(command: tuple[str, ...], nowhere: Path) -> None:
+    # A user that every Linux has, and a file that it may read; the checkout's own can be read by all.
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write(nowhere.read_text())
+        config.flush()
+        Path(config.name).chmod(0o644)
+        argv = [sys.executable, "-m", "cli.main", "--config", config.name, *command]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, user=65534, group=65534, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs root" in done.stderr
 
 
 def test_every_error_of_the_tree_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
