@@ -9,6 +9,8 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from threading import Event, Thread
 from typing import Any
 from uuid import UUID
@@ -38,7 +40,9 @@ def publishing_progress(work: Work) -> Iterator[None]:
     """Keep one progress artifact up to date while the block runs."""
     done = Event()
     run_id = _run_id()
-    thread = Thread(target=_follow, args=(work, run_id, done), name="progress", daemon=True)
+    # In this context: Prefect's settings, and so the server's address, are not a new thread's by themselves.
+    follow = partial(copy_context().run, _follow, work, run_id, done)
+    thread = Thread(target=follow, name="progress", daemon=True)
     thread.start()
     try:
         yield

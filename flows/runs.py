@@ -6,7 +6,7 @@ two seconds of CPU to import, httpx half a second, the standard library's client
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -24,6 +24,9 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 UNSERVED = timedelta(seconds=30)
 """A run that nobody has begun for so long is not going to be: the process that serves the deployments is away."""
+
+BUSY = timedelta(seconds=20)
+"""How long a server that answers "not now" is asked again."""
 
 QUIET = timedelta(hours=1)
 """A run that has not changed for so long is no longer followed."""
@@ -47,6 +50,18 @@ class Progress:
         return self.state in FINAL
 
 
+class ServerAway(PermanentError):
+    """
+    Nobody answers at the API's address.
+
+    Not transient: a person waits for the answer, and a server that is not there does not come by itself.
+    """
+
+    def __init__(self, base: str, cause: Exception) -> None:
+        """Say which server."""
+        super().__init__(f"Prefect at {base} does not answer: {cause}. Start it with `forkyard lab up`.")
+
+
 class Runs:
     """The deployments' runs on one Prefect server."""
 
@@ -58,8 +73,8 @@ class Runs:
     def is_up(self) -> bool:
         """Whether the server answers."""
         try:
-            self._call("GET", "/health")
-        except (Unavailable, NotFound):
+            self._ask("GET", "/health", None, "")
+        except ForkyardError:
             return False
         return True
 
@@ -69,7 +84,7 @@ class Runs:
 
         Raises:
             NotFound: the deployment is not registered.
-            Unavailable: the server does not answer.
+            ServerAway: the server does not answer.
         """
         parameters = {
             "service": request.service,
@@ -81,15 +96,16 @@ class Runs:
         }
         name = f"{request.service} to {request.target} ({make_token(request.id)})"
         tags = ["forkyard", request.service, *(["dry-run"] if request.dry_run else [])]
-        return self._start("scale", parameters, name=name, key=request.id, tags=tags)
+        return self.start("scale", parameters, name=name, key=request.id, tags=tags)
 
     def start_reap(self, service: str, *, key: str) -> str:
         """Start a sweep of the service and return its run's id."""
-        return self._start("reap", {"service": service}, name=f"reap {service}", key=key, tags=["forkyard", service])
+        return self.start("reap", {"service": service}, name=f"reap {service}", key=key, tags=["forkyard", service])
 
-    def _start(self, flow: str, parameters: Mapping[str, object], *, name: str, key: str, tags: list[str]) -> str:
+    def start(self, flow: str, parameters: Mapping[str, object], *, name: str, key: str, tags: Sequence[str]) -> str:
+        """Start a run of the flow's deployment and return its id; the same *key* again returns the first one's."""
         deployment = self._call("GET", f"/deployments/name/{flow}/{flow}", missing=f"the deployment {flow}/{flow}")
-        body = {"parameters": parameters, "name": name, "idempotency_key": key, "tags": tags}
+        body = {"parameters": parameters, "name": name, "idempotency_key": key, "tags": list(tags)}
         body |= {"state": {"type": "SCHEDULED"}}
         created = self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
         return str(created["id"])
@@ -168,6 +184,16 @@ class Runs:
 
     # Any: the API's answers are JSON.
     def _call(self, verb: str, path: str, body: object = None, *, missing: str = "") -> Any:  # noqa: ANN401
+        def look() -> list[Any]:
+            return [self._ask(verb, path, body, missing)]
+
+        try:
+            # Every call here may be repeated, and a busy server on SQLite answers 503 now and then.
+            return wait_for(look, what=f"{verb} {path}", timeout=BUSY, interval=timedelta(seconds=0.2))[0]
+        except NotReady as error:
+            raise Unavailable(str(error)) from error
+
+    def _ask(self, verb: str, path: str, body: object, missing: str) -> Any:  # noqa: ANN401
         data = None if body is None else json.dumps(body).encode()
         asked = Request(  # noqa: S310 - the configuration's own URL
             self._base + path, data, {"Content-Type": "application/json"}, method=verb
@@ -178,8 +204,7 @@ class Runs:
         except HTTPError as error:
             raise self._refused(error, missing or path, f"{verb} {path}") from error
         except (OSError, HTTPException, ValueError) as error:
-            text = f"Prefect at {self._base} does not answer: {error}. Start it with `forkyard lab up`."
-            raise Unavailable(text) from error
+            raise ServerAway(self._base, error) from error
 
     def _refused(self, error: HTTPError, missing: str, call: str) -> ForkyardError:
         if error.code == HTTPStatus.NOT_FOUND:

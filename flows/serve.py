@@ -67,6 +67,8 @@ def main() -> None:
     from forkyard.settings import load_settings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO)
+    # A line for each look for runs, twice a second, would be all that the log has.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     ready, config = (Path(word).resolve() if word else None for word in (*sys.argv[1:3], "", "")[:2])
     settings = load_settings(config)
     # Before anything of Prefect is imported: it reads its settings then, once.

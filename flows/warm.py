@@ -113,6 +113,8 @@ def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
     from prefect.engine import handle_engine_signals
     from prefect.flow_engine import load_flow_run, run_flow
 
+    # Seen by who looks at the process list; the command line is that of the process forked.
+    Path("/proc/self/comm").write_text("forkyard-run")
     os.environ.update(environment)
     configure_from_env()
     module, _, name = where.partition(":")

@@ -20,8 +20,8 @@ from forkyard.settings import CONFIG_VARIABLE, Settings
 from forkyard.waiting import wait_for
 from lab.daemons import read_ref, write_ref
 
-START_TIMEOUT = timedelta(seconds=90)
-"""On two busy cores the server's imports and its first migration take half a minute."""
+START_TIMEOUT = timedelta(seconds=240)
+"""Its imports and first migration are 20 s of CPU, which on two busy cores take long."""
 
 STOP_TIMEOUT = timedelta(seconds=40)
 """A run under way has 30 s to undo what is half made."""

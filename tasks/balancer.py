@@ -13,7 +13,7 @@ from tasks.options import BATCH, SINGLE
 from tasks.work import Work
 
 
-@task(name="update-nginx", **SINGLE)
+@task(name="update-nginx", task_run_name="update-nginx", **SINGLE)
 def update_nginx(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
     """
     Put the registered children into Nginx and ask through it until each of *vms* has answered.
@@ -48,7 +48,7 @@ def _probe(work: Work, names: frozenset[str], timeout: timedelta) -> tuple[dict[
     return found, f"no good answer through Nginx within {(datetime.now(UTC) - begun).total_seconds():.0f} s"
 
 
-@task(name="drain-children", **BATCH)
+@task(name="drain-children", task_run_name="drain-children", **BATCH)
 def drain_children(work: Work, names: Sequence[str]) -> list[Outcome[bool]]:
     """Mark each child as taking no new work."""
 
@@ -63,7 +63,7 @@ def drain_children(work: Work, names: Sequence[str]) -> list[Outcome[bool]]:
     return work.each(names, drain)
 
 
-@task(name="await-connections", **BATCH)
+@task(name="await-connections", task_run_name="await-connections", **BATCH)
 def await_connections(work: Work, names: Sequence[str]) -> dict[str, int]:
     """
     Wait until no child of *names* has an open connection, at most the service's drain timeout.

@@ -104,7 +104,7 @@ def make_identity(work: Work, vm: Vm) -> Identity:
     )
 
 
-@task(name="keep-children", **BATCH)
+@task(name="keep-children", task_run_name="keep-children", **BATCH)
 def keep_children(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
     """Make children that serve members of the fleet: their stamps no longer expire."""
     return work.each(vms, lambda vm: _keep(work, vm))

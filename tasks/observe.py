@@ -15,7 +15,7 @@ def observe(work: Work, when: str) -> Fleet:
     return observe_fleet(work.world)
 
 
-@task(name="count-connections", **SINGLE)
+@task(name="count-connections", task_run_name="count-connections", **SINGLE)
 def count_connections(work: Work) -> dict[str, int]:
     """Count open connections per child, so that the least loaded retire first."""
     return work.world.balancer.active_connections(work.service)

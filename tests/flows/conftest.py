@@ -1,21 +1,57 @@
-"""A pretended world and a real Prefect server for the flows' tests."""
+"""A pretended world and a real Prefect, as the lab starts it, for the flows' tests."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from forkyard.settings import LabSettings, PrefectSettings, ServiceSettings, Settings
+from lab.prefect import start_prefect, stop_prefect
 from tests.flows.yard import Yard, make_yard
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """One real Prefect server for all tests: it takes ten seconds to start."""
-    with prefect_test_harness():
-        yield
+def prefect_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One real Prefect for all tests, as `forkyard lab up` starts it: its server's first start takes 20 s of CPU."""
+    port, home = find_free_port(), tmp_path_factory.mktemp("prefect")
+    settings = Settings(
+        state_dir=home / "state",
+        run_dir=home / "run",
+        prefect=PrefectSettings(api_url=f"http://127.0.0.1:{port}/api"),
+        lab=LabSettings(prefect_port=port),
+        services={"game": ServiceSettings()},
+    )
+    config = home / "forkyard.toml"
+    config.write_text(
+        f'state_dir = "{settings.state_dir}"\nrun_dir = "{settings.run_dir}"\n'
+        f'[prefect]\napi_url = "{settings.prefect.api_url}"\n[lab]\nprefect_port = {port}\n[services.game]\n'
+    )
+    with ExitStack() as stack:
+        stack.callback(stop_prefect, settings)
+        start_prefect(settings, config)
+        yield settings
+
+
+@pytest.fixture
+def prefect_server(prefect_lab: Settings, tmp_path: Path) -> Iterator[str]:
+    """Let flows in this process use that server; its API's address."""
+    url = prefect_lab.prefect.api_url
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: tmp_path}):
+        yield url
 
 
 @pytest.fixture
 def yard() -> Yard:
     """A world with one frozen parent and no child."""
     return make_yard()
+
+
+def find_free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        number: int = found.getsockname()[1]
+        return number
