@@ -9,6 +9,7 @@ import getpass
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,23 +117,31 @@ def make_request(options: ScaleOptions) -> ScaleRequest:
 def _run_there(runs: Runs, request: ScaleRequest) -> tuple[Ending, str]:
     run_id = runs.start_scale(request)
     url = runs.run_url(run_id)
+    try:
+        message = _follow(runs, run_id, request, url)
+    except KeyboardInterrupt:
+        say("cancelling; what is half made is undone (Ctrl-C again: stop waiting)")
+        runs.cancel(run_id)
+        *_, last = runs.follow(run_id)
+        return Ending(runs.result(run_id), last.message, interrupted=True), url
+    except Unavailable:
+        # Nobody has begun it; a runner that comes back must not do in an hour what was asked for now.
+        with suppress(ForkyardError):
+            runs.cancel(run_id)
+        raise
+    return Ending(runs.result(run_id), message), url
+
+
+def _follow(runs: Runs, run_id: str, request: ScaleRequest, url: str) -> str:
     from cli.progress import showing  # noqa: PLC0415 - the run is created first, the eye comes after
 
     say(f"{request.service}: to {request.target}; look at {url}")
-    interrupted = False
     message = ""
     with showing(request) as show:
-        try:
-            for progress in runs.follow(run_id):
-                show(progress)
-                message = progress.message
-        except KeyboardInterrupt:
-            interrupted = True
-            say("cancelling; what is half made is undone (Ctrl-C again: stop waiting)")
-            runs.cancel(run_id)
-            *_, last = runs.follow(run_id)
-            message = last.message
-    return Ending(runs.result(run_id), message, interrupted), url
+        for progress in runs.follow(run_id):
+            show(progress)
+            message = progress.message
+    return message
 
 
 def _run_here(settings: Settings, request: ScaleRequest, *, asked_for: bool) -> Ending:

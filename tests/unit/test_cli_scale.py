@@ -6,12 +6,16 @@ import resource
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forkyard.settings import CONFIG_VARIABLE
+from cli.scale import carry_out
+from forkyard.errors import Unavailable
+from forkyard.settings import CONFIG_VARIABLE, PrefectSettings, Settings
+from tests.support.fleets import a_request
 from tests.support.prefect_api import RUN, Script, scripted_api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +132,16 @@ def test_ctrl_c_cancels_the_run_and_waits_for_its_end(tmp_path: Path, sign: sign
     assert script.cancelled.is_set()
     assert json.loads(out)["exit_code"] == 130
     assert "cancelling" in err
+
+
+def test_a_run_that_nobody_begins_is_cancelled_so_that_it_does_not_begin_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.runs.UNSERVED", timedelta(seconds=1))
+    script = Script(states=("SCHEDULED",), texts=("",))
+    with scripted_api(script) as api, pytest.raises(Unavailable, match="forkyard lab up"):
+        carry_out(Settings(prefect=PrefectSettings(api_url=api)), a_request(2))
+    assert script.cancelled.is_set()
 
 
 def test_a_deployment_that_is_not_registered_is_told_with_what_to_do(tmp_path: Path) -> None:
