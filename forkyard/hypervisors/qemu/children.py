@@ -18,6 +18,7 @@ from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_proce
 from forkyard.hypervisors.qemu.network import choose_address, count_addresses, make_mac
 from forkyard.hypervisors.qemu.parents import Frozen
 from forkyard.hypervisors.qemu.records import (
+    as_record,
     is_current,
     list_directories,
     locked,
@@ -229,18 +230,24 @@ def _to_record(record: Record) -> dict[str, object]:
 
 
 def _read_stamp(path: Path) -> Record | None:
-    found = read_record(path / STAMP)
-    if found is None or not isinstance(stamp := found.get("stamp"), dict):
+    found = read_record(path / STAMP) or {}
+    stamp = as_record(found.get("stamp"))
+    if stamp is None:
         return None
     try:
-        expires = datetime.fromisoformat(stamp["expires"]) if stamp["expires"] else None
+        expires = stamp["expires"]
         return Record(
             name=path.name,
             parent=str(found["parent"]),
             address=str(found["address"]),
             created=datetime.fromisoformat(str(found["created"])),
-            stamp=Stamp(**{**stamp, "expires": expires}),
+            stamp=Stamp(
+                service=str(stamp["service"]),
+                fork_id=str(stamp["fork_id"]),
+                request_id=str(stamp["request_id"]),
+                expires=datetime.fromisoformat(str(expires)) if expires else None,
+            ),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, ValueError):
         # Not one of ours as it stands: `list_strays` shows it, `destroy` removes it.
         return None

@@ -65,14 +65,15 @@ class QemuHypervisor:
     def list_parents(self, service: str | None = None) -> list[FrozenParent]:
         """All frozen parents."""
         living = [record.parent for record in self._children.list_records()]
-        return [self._as_parent(f, living.count(f.name)) for f in self._parents.list() if service in {None, f.service}]
+        frozen = (parent for parent in self._parents.list_frozen() if service in {None, parent.service})
+        return [self._as_parent(parent, living.count(parent.name)) for parent in frozen]
 
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""
-        frozen = self._parents.list()
+        frozen = self._parents.list_frozen()
         sizes = {parent.name: parent.memory_bytes for parent in frozen}
         facts = self._children.facts(self._children.list_records(), sizes)
-        found = []
+        found: list[Placement] = []
         for parent in frozen:
             if parent.service == service:
                 room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
@@ -180,9 +181,9 @@ class QemuHypervisor:
         self._parents.check(frozen)
         self._launcher.check_host(frozen)
         self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
-        for _ in range(count - len(self._standbys.list(parent))):
+        for _ in range(count - len(self._standbys.list_waiting(parent))):
             self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
-        return len(self._standbys.list(parent))
+        return len(self._standbys.list_waiting(parent))
 
     def cool(self, parent: VmId | None = None) -> int:
         """End the waiting processes of one parent, or of all; say how many were ended."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from forkyard.errors import CapacityExhausted, NotReady, OutcomeUnknown, Unavailable
@@ -130,7 +131,7 @@ def end_instance(instance: Instance, *, timeout: timedelta) -> None:
 
 def find_processes() -> dict[str, ProcessRef]:
     """All living QEMU processes with a name of ours, by instance id, whoever's state directory they belong to."""
-    found = {}
+    found: dict[str, ProcessRef] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (match := _NAME.search(_command_line(entry))):
             process = find_process(int(entry.name))
@@ -145,16 +146,8 @@ def explained(instance: Instance) -> Iterator[None]:
     try:
         yield
     except (Unavailable, OutcomeUnknown) as error:
-        # Its sockets close a moment before the process is gone.
-        try:
-            wait_for(
-                lambda: None if get_process(instance) else True,
-                what="end of QEMU",
-                timeout=_LAST_MOMENT,
-                interval=_SHORT,
-            )
-        except NotReady:
-            raise error from None
+        if not _has_ended(instance):
+            raise
         text = f"QEMU {instance.id} is gone: {tail(instance.log)}"
         raise Unavailable(text) from error
 
@@ -180,6 +173,19 @@ def translated(doing: str) -> Iterator[None]:
             raise
         text = f"{doing}: {means} ({error})"
         raise CapacityExhausted(text) from error
+
+
+def _has_ended(instance: Instance) -> bool:
+    # Its sockets close a moment before the process is gone.
+    look = partial(_is_gone, instance)
+    try:
+        return wait_for(look, what="end of QEMU", timeout=_LAST_MOMENT, interval=_SHORT)
+    except NotReady:
+        return False
+
+
+def _is_gone(instance: Instance) -> bool | None:
+    return None if get_process(instance) else True
 
 
 def _listening(path: Path) -> socket.socket:

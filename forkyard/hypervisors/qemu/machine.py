@@ -6,7 +6,7 @@ order, because QEMU restores device state by position; only what `Wiring` holds 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,6 +77,19 @@ def machine_type(version: str) -> str:
 def machine_to_record(machine: Machine) -> dict[str, object]:
     """The description as JSON has it."""
     return asdict(machine)
+
+
+def machine_from_record(record: Mapping[str, object]) -> Machine:
+    """The description from JSON; raises KeyError or ValueError when it is none."""
+    return Machine(
+        qemu=str(record["qemu"]),
+        type=str(record["type"]),
+        cpu=str(record["cpu"]),
+        accelerator=str(record["accelerator"]),
+        host_cpu=str(record["host_cpu"]),
+        memory_mib=int(str(record["memory_mib"])),
+        processors=int(str(record["processors"])),
+    )
 
 
 def differences(parent: Machine, host: Machine) -> tuple[str, ...]:

@@ -9,9 +9,13 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from forkyard.errors import NotFound, NotReady
 from forkyard.settings import QemuSettings
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 NAMESPACES = Path("/run/netns")
 
@@ -51,17 +55,21 @@ def attach(settings: QemuSettings, tap: str) -> None:
 
     try:
         with IPRoute(netns=settings.namespace, flags=0) as links:
-            found = {name: links.link_lookup(ifname=name) for name in (settings.bridge, tap)}
-            for name, indexes in found.items():
-                if not indexes:
-                    text = f"there is no network device {name} in namespace {settings.namespace}. {_START}"
-                    raise NotFound(text)
-            links.link("set", index=found[tap][0], master=found[settings.bridge][0], state="up")
+            bridge, device = (_find_device(links, settings, name) for name in (settings.bridge, tap))
+            links.link("set", index=device, master=bridge, state="up")
     except FileNotFoundError as error:
         raise _no_namespace(settings) from error
     except NetlinkError as error:
         text = f"{tap}: joining bridge {settings.bridge}: {error}"
         raise NotReady(text) from error
+
+
+def _find_device(links: "IPRoute", settings: QemuSettings, name: str) -> int:
+    found = cast("list[int]", list(links.link_lookup(ifname=name)))
+    if not found:
+        text = f"there is no network device {name} in namespace {settings.namespace}. {_START}"
+        raise NotFound(text)
+    return found[0]
 
 
 _START = "Start the lab (`forkyard lab up`)."

@@ -71,7 +71,12 @@ class Nursery:
         check_namespace(self._settings.qemu)
         machine = self._launcher.host_machine(memory_mib or source.memory_mib)
         directory = self._parents.path(name)
-        record = {"name": name, "service": service, "image": source.fingerprint, "memory_mib": machine.memory_mib}
+        record: dict[str, object] = {
+            "name": name,
+            "service": service,
+            "image": source.fingerprint,
+            "memory_mib": machine.memory_mib,
+        }
         make_directory(directory, PARENT, record)
         with self._parents.held(name, timeout=deadline.left, shared=False):
             self._refuse_other(name, record)

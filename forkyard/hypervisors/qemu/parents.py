@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from forkyard.errors import NotFound, Unavailable, VerificationFailed
-from forkyard.hypervisors.qemu.machine import Machine, machine_to_record
+from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
 from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,9 @@ class ParentStore:
         """Where a parent of that name is, or would be."""
         return self.directory / name
 
-    def list(self) -> list[Frozen]:
+    def list_frozen(self) -> list[Frozen]:
         """All frozen parents whose manifest can be read, by name."""
-        found = []
+        found: list[Frozen] = []
         for path in list_directories(self.directory):
             try:
                 frozen = self._read(path)
@@ -192,7 +192,7 @@ class ParentStore:
                 service=str(record["service"]),
                 host=str(record["host"]),
                 frozen_at=datetime.fromisoformat(str(record["frozen_at"])),
-                machine=Machine(**cast("dict[str, object]", record["machine"])),  # type: ignore[arg-type]
+                machine=machine_from_record(cast("dict[str, object]", record["machine"])),
                 files={str(file): str(digest) for file, digest in cast("dict[str, str]", record["files"]).items()},
                 fingerprint=str(record["fingerprint"]),
                 directory=path,
@@ -218,7 +218,7 @@ def _changed(frozen: Frozen, file: str) -> VerificationFailed:
 def _hash_all(directory: Path) -> dict[str, str]:
     # hashlib lets go of the interpreter's lock: the files are read side by side.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return dict(zip(FILES, pool.map(lambda file: _hash(directory / file), FILES), strict=True))
+        return dict(zip(FILES, pool.map(_hash, [directory / file for file in FILES]), strict=True))
 
 
 def _hash(path: Path) -> str:

@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
 
 from forkyard.errors import OutcomeUnknown, PermanentError, Unavailable
+from forkyard.hypervisors.qemu.records import as_record
 from forkyard.hypervisors.qemu.timing import wait_while_alive
 
 T = TypeVar("T")
@@ -95,8 +96,8 @@ class Qmp:
 
     def status(self, *, timeout: timedelta) -> str:
         """QEMU's run state, such as `running`, `paused` or `inmigrate`."""
-        answer = self.execute("query-status", timeout=timeout)
-        return str(answer["status"]) if isinstance(answer, dict) else ""
+        answer = as_record(self.execute("query-status", timeout=timeout)) or {}
+        return str(answer.get("status"))
 
     def ignore_shared_memory(self, *, timeout: timedelta) -> None:
         """Leave the memory file out of what is saved or restored: the file itself is the memory."""
@@ -146,8 +147,8 @@ class Qmp:
         self.execute("getfd", {"fdname": _STATE}, timeout=timeout)
 
     def _saved(self, timeout: timedelta) -> bool | None:
-        answer = self.execute("query-migrate", timeout=timeout)
-        status = answer.get("status") if isinstance(answer, dict) else None
+        answer = as_record(self.execute("query-migrate", timeout=timeout)) or {}
+        status = answer.get("status")
         if status in {"failed", "cancelled"}:
             text = f"{self._what}: saving the device state {status}: {answer}"
             raise PermanentError(text)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from forkyard.waiting import wait_for
 
@@ -36,7 +37,12 @@ def read_record(path: Path) -> dict[str, object] | None:
         record = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    return as_record(record)
+
+
+def as_record(value: object) -> dict[str, object] | None:
+    """The value when it is a JSON object; else None."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
 def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:

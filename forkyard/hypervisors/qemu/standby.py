@@ -28,7 +28,7 @@ class StandbyStore:
         self._directory = directory
         self._run_dir = run_dir
 
-    def list(self, parent: str | None = None) -> list[Instance]:
+    def list_waiting(self, parent: str | None = None) -> list[Instance]:
         """All that are finished, of one parent or of all; dead ones included."""
         found = (read_instance(self._run_dir, path) for path in list_directories(self._directory))
         return [instance for instance in found if instance is not None and parent in {None, instance.parent}]

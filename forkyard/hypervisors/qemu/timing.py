@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from forkyard.errors import OutcomeUnknown, TransientError, Unavailable
 from forkyard.waiting import wait_for
@@ -52,14 +52,16 @@ def wait_while_alive(
     slowest: timedelta = timedelta(milliseconds=500),
 ) -> T:
     """Wait as `wait_for` does, but end at once when the other side is gone: to look again would help nobody."""
+    gone: list[TransientError] = []
 
-    def look_or_fail() -> T | TransientError | None:
+    def look_or_end() -> T | bool | None:
         try:
             return look()
         except (Unavailable, OutcomeUnknown) as error:
-            return error
+            gone.append(error)
+            return True
 
-    found = wait_for(look_or_fail, what=what, timeout=timeout, interval=interval, slowest=slowest)
-    if isinstance(found, TransientError):
-        raise found
-    return found
+    found = wait_for(look_or_end, what=what, timeout=timeout, interval=interval, slowest=slowest)
+    if gone:
+        raise gone[0]
+    return cast("T", found)
