@@ -15,11 +15,11 @@ from threading import Event, Thread
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import get_run_context
 from prefect.exceptions import PrefectException
-from httpx import HTTPError
 
 from forkyard.model import Phase, StepKind
 from forkyard.picture import render_data_uri, render_timeline
@@ -132,5 +132,3 @@ def publish_table(key: str, rows: list[dict[str, object]], description: str) -> 
 def _run_id() -> UUID | None:
     run = getattr(get_run_context(), "flow_run", None)
     return None if run is None else run.id
-
-

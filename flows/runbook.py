@@ -9,14 +9,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from flows.outcome import make_dry_report, make_report
+from flows.stages import Pending, Stages
 from forkyard.errors import ForkyardError
 from forkyard.holders import hold_lease, make_holder
 from forkyard.model import Fleet, Intent, Outcome, ScalePlan, Step, StepKind, Vm, VmId
 from forkyard.plan import limit_forks, make_plan
 from forkyard.report import Report
 from forkyard.sync import converge
-from flows.outcome import make_dry_report, make_report
-from flows.stages import Pending, Stages
 from tasks.balancer import await_connections, drain_children, update_nginx
 from tasks.children import customize_guest, destroy_children, fork_children, keep_children
 from tasks.observe import count_connections, observe
@@ -56,7 +56,7 @@ def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | Non
                 _adopt(work, stages, before)
                 after = _work_off(work, stages, plan)
             return make_report(work, before, after), None
-    except BaseException as error:  # also Ctrl-C and Prefect's TerminationSignal: the report first, then the caller raises
+    except BaseException as error:  # noqa: BLE001 - Ctrl-C and Prefect's TerminationSignal too: the report comes first
         return make_report(work, before, _last_look(work), error), error
 
 
@@ -83,7 +83,9 @@ def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
 
 def _adopt(work: Work, stages: Stages, fleet: Fleet) -> None:
     """Keep the children that serve although their request was killed before it kept them: the plan counts them."""
-    unkept = [c.vm for c in fleet.serving if c.vm.stamp.expires is not None and c.vm.stamp.request_id != work.request.id]
+    unkept = [
+        c.vm for c in fleet.serving if c.vm.stamp.expires is not None and c.vm.stamp.request_id != work.request.id
+    ]
     if unkept:
         stages.submit(keep_children, work, unkept).result()
 
@@ -105,9 +107,7 @@ def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
 def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> ScalePlan:
     shrinks = work.request.target < len(fleet.children)
     connections = stages.submit(count_connections, work).result() if shrinks else {}
-    plan = make_plan(
-        work.request, fleet, work.world.policy.limits, connections=connections, avoid=frozenset(avoid)
-    )
+    plan = make_plan(work.request, fleet, work.world.policy.limits, connections=connections, avoid=frozenset(avoid))
     for note in plan.notes:
         work.journal.remark(note)
     work.journal.planned(plan)
@@ -245,4 +245,3 @@ def _targets(steps: Iterable[Step]) -> list[tuple[str, VmId]]:
 
 def _values(outcomes: Iterable[Outcome[Vm]]) -> list[Vm]:
     return [outcome.value for outcome in outcomes if outcome.value is not None]
-

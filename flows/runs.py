@@ -1,8 +1,9 @@
 """
 Start the deployments' runs by name, follow them, read their results: over Prefect's REST API.
 
-Imports neither Prefect nor any flow nor an HTTP library, because the command line starts with this module: Prefect's client takes
-two seconds of CPU to import, httpx half a second, the standard library's client 0.07 s. Only documented calls are made.
+Imports neither Prefect nor any flow nor an HTTP library, because the command line starts with this module:
+Prefect's client takes two seconds of CPU to import, httpx a quarter, the standard library's client 0.07 s.
+Only documented calls are made.
 """
 
 import json
@@ -151,7 +152,10 @@ class Runs:
                 slowest=timedelta(seconds=0.6),
             )
         except NotReady as error:
-            text = f"the run {run_id} is not begun: the process that serves the deployments is away. Start it with `forkyard lab up`."
+            text = (
+                f"the run {run_id} is not begun: the process that serves the deployments is away. "
+                f"Start it with `forkyard lab up`."
+            )
             raise Unavailable(text if waits else str(error)) from error
 
     def cancel(self, run_id: str) -> None:

@@ -34,14 +34,14 @@ FLOWS = {"scale": "flows.scale:scale", "reap": "flows.reap:reap_service"}
 
 
 async def serve(settings: "Settings", config: Path | None, ready: Path | None) -> None:
-    """Register the deployments with the server and run what is scheduled, until ended by a signal; touch *ready* then."""
+    """Register the deployments, touch *ready*, and run what is scheduled, until ended by a signal."""
     from flows.reap import reap_service  # noqa: PLC0415 - see above, as for all in here
     from flows.runs import Runs  # noqa: PLC0415
     from flows.scale import scale  # noqa: PLC0415
     from flows.warm import WarmRunner  # noqa: PLC0415
     from forkyard.waiting import wait_for  # noqa: PLC0415
 
-    api = Runs(os.environ["PREFECT_API_URL"])
+    api = Runs(settings.prefect.api_url)
     wait_for(lambda: api.is_up() or None, what="the Prefect server", timeout=SERVER_UP)
     parameters = {"config": str(config)} if config else {}
     runner = WarmRunner(
@@ -62,6 +62,20 @@ def _sweep(service: str) -> "Schedule":
     return Interval(SWEEP, parameters={"service": service}, slug=f"sweep-{service}")
 
 
+def make_environment(settings: "Settings") -> dict[str, str]:
+    """Make what Prefect must know in this process and in each run's."""
+    url = settings.prefect.api_url
+    plain = url.startswith("http://")
+    return {
+        "PREFECT_API_URL": url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(int(HEARTBEAT.total_seconds())),
+        # Without it a client that finds no server starts one of its own, which nobody ends.
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # Each client loads the system's certificates, for 0.1 s of CPU, also where nothing is encrypted.
+        **({"PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "true"} if plain else {}),
+    }
+
+
 def main() -> None:
     """Serve what forkyard.toml describes; arguments: a file to touch when ready, and forkyard.toml's path."""
     from forkyard.settings import load_settings  # noqa: PLC0415
@@ -71,13 +85,8 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ready, config = (Path(word).resolve() if word else None for word in (*sys.argv[1:3], "", "")[:2])
     settings = load_settings(config)
-    # Before anything of Prefect is imported: it reads its settings then, once.
-    os.environ.setdefault("PREFECT_API_URL", settings.prefect.api_url)
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(int(HEARTBEAT.total_seconds())))
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    if os.environ["PREFECT_API_URL"].startswith("http://"):
-        # Each client loads the system's certificates all the same, for 0.1 s of CPU, and no byte is encrypted here.
-        os.environ.setdefault("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true")
+    # Before anything of Prefect is imported: it reads its settings from there, once, and so do the runs' processes.
+    os.environ.update(make_environment(settings))  # noqa: TID251 - Prefect's settings, not ours
     asyncio.run(serve(settings, config, ready))
 
 

@@ -56,7 +56,9 @@ class PrefectStages:
         """Do nothing: the flow's task runner is there already."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Do nothing: the flow waits for its task runner."""
 
     def submit(self, task: Task[..., R], *args: Any) -> Pending[R]:  # noqa: ANN401 - each task has its own
@@ -82,7 +84,9 @@ class DirectStages:
         """Begin."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Wait for what still runs, unless something went wrong."""
         self._pool.shutdown(wait=error is None, cancel_futures=error is not None)
 

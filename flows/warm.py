@@ -1,9 +1,9 @@
 """
 Start each run's process by forking one that has imported everything already.
 
-Prefect's runner starts `python -m prefect.engine` for each run and waits two seconds of CPU for its imports. Here a process
-that never runs a thread, nor a flow, imports them once (the standard library's fork server), and each run is a fork of
-it: a process of its own all the same, with its own pid to kill, and the runner's control channel for cancelling.
+Prefect's runner starts `python -m prefect.engine` for each run, whose imports take two seconds of CPU. Here a process
+that runs neither thread nor flow imports them once (the standard library's fork server), and each run is a fork of it:
+a process of its own all the same, with its own pid to kill, and the runner's control channel for cancelling.
 """
 
 import multiprocessing
@@ -13,8 +13,12 @@ from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
+from uuid import UUID
 
 import anyio
+from prefect._internal.control_listener import configure_from_env
+from prefect.engine import handle_engine_signals
+from prefect.flow_engine import load_flow_run, run_flow
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
 
@@ -50,7 +54,7 @@ class WarmRunner(Runner):
     async def __aenter__(self) -> Self:
         """Start as any runner, and have the imports done before the first run comes."""
         await super().__aenter__()
-        self._scheduled_run_poller._resolve_starter = self.make_starter
+        self._scheduled_run_poller._resolve_starter = self.make_starter  # noqa: SLF001 - see above
         await anyio.to_thread.run_sync(self._warm_up)
         if self._ready is not None:
             self._ready.touch()
@@ -107,15 +111,9 @@ class ForkStarter:
 
 def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
     """Do in a forked process what `python -m prefect.engine` does in a fresh one."""
-    from uuid import UUID
-
-    from prefect._internal.control_listener import configure_from_env
-    from prefect.engine import handle_engine_signals
-    from prefect.flow_engine import load_flow_run, run_flow
-
     # Seen by who looks at the process list; the command line is that of the process forked.
     Path("/proc/self/comm").write_text("forkyard-run")
-    os.environ.update(environment)
+    os.environ.update(environment)  # noqa: TID251 - Prefect's own way to tell a run who it is
     configure_from_env()
     module, _, name = where.partition(":")
     flow_run_id = UUID(run_id)

@@ -71,18 +71,18 @@ class FakeWorld:
     register_after: timedelta = timedelta(0)
     pass_after: timedelta = timedelta(0)
     seed: int = 1
-    vms: dict[VmId, Vm] = field(default_factory=dict)
-    parents: dict[VmId, FakeParent] = field(default_factory=dict)
-    entries: dict[str, FakeEntry] = field(default_factory=dict)
-    draining: set[tuple[str, str]] = field(default_factory=set)
-    intents: dict[str, Intent] = field(default_factory=dict)
-    holders: dict[str, LeaseHolder] = field(default_factory=dict)
-    lost: dict[str, threading.Event] = field(default_factory=dict)
-    fencing: dict[str, int] = field(default_factory=dict)
-    upstreams: dict[str, Upstream] = field(default_factory=dict)
-    connections: dict[str, float] = field(default_factory=dict)
+    vms: dict[VmId, Vm] = field(default_factory=dict[VmId, Vm])
+    parents: dict[VmId, FakeParent] = field(default_factory=dict[VmId, FakeParent])
+    entries: dict[str, FakeEntry] = field(default_factory=dict[str, FakeEntry])
+    draining: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    intents: dict[str, Intent] = field(default_factory=dict[str, Intent])
+    holders: dict[str, LeaseHolder] = field(default_factory=dict[str, LeaseHolder])
+    lost: dict[str, threading.Event] = field(default_factory=dict[str, threading.Event])
+    fencing: dict[str, int] = field(default_factory=dict[str, int])
+    upstreams: dict[str, Upstream] = field(default_factory=dict[str, Upstream])
+    connections: dict[str, float] = field(default_factory=dict[str, float])
     """Per child: the monotonic moment at which its last open connection ends."""
-    calls: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """Every call in its order: its name, and the child, parent or service that it was about."""
 
     def __post_init__(self) -> None:

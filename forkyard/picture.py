@@ -11,7 +11,7 @@ from html import escape
 from math import ceil
 
 from forkyard.model import Phase
-from forkyard.report import STAGES, ChildReport
+from forkyard.report import STAGES, ChildReport, Interval
 
 COLOURS = {
     Phase.FORKED: "#0072b2",
@@ -55,7 +55,8 @@ def render_timeline(children: Sequence[ChildReport], *, title: str) -> str:
     body = "".join(_row(child, TOP + row * pitch, pitch, scale, row, len(shown)) for row, child in enumerate(shown))
     empty = "" if shown else f'<text class="m" x="{LEFT}" y="{TOP + 14}">No child was changed.</text>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
+        f'width="{WIDTH}" height="{height:.0f}" '
         f'role="img" aria-label="{escape(title, quote=True)}"><style>{_STYLE}</style>'
         '<defs><pattern id="x" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<line class="h" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern></defs>'
@@ -71,26 +72,29 @@ def render_data_uri(svg: str) -> str:
 
 def _row(child: ChildReport, top: float, pitch: float, scale: float, row: int, rows: int) -> str:
     thick = max(1.5, pitch * 0.72)
-    bars = "".join(_bar(i.phase, i.start, i.end, i.ok, top, thick, scale) for i in child.intervals)
+    bars = "".join(_bar(interval, top, thick, scale) for interval in child.intervals)
     # Names stay readable: with many children only some rows have theirs.
     every = ceil(14 / pitch)
     named = row % every == 0 or row == rows - 1 == 0
     mark = "✗ " if child.error else ""
-    text = f'<text class="t" x="{LEFT - 8}" y="{top + thick / 2 + 4:.1f}" text-anchor="end">{escape(mark + child.name)}</text>'
+    name = escape(mark + child.name)
+    text = f'<text class="t" x="{LEFT - 8}" y="{top + thick / 2 + 4:.1f}" text-anchor="end">{name}</text>'
     total = sum(i.end - i.start for i in child.intervals)
     tip = f"{child.name}: {child.phase.value}, {total:.1f} s" + (f", {child.error}" if child.error else "")
     return f"<g><title>{escape(tip)}</title>{text if named else ''}{bars}</g>"
 
 
-def _bar(phase: Phase, start: float, end: float, ok: bool, top: float, thick: float, scale: float) -> str:  # noqa: FBT001, PLR0913, E501 - a rectangle has so many numbers
-    place = f'x="{LEFT + start * scale:.1f}" y="{top:.1f}" width="{max(1.0, (end - start) * scale):.1f}" height="{thick:.1f}"'
-    plain = f'<rect {place} fill="{COLOURS.get(phase, "#8c8c8c")}"/>'
-    return plain if ok else plain + f'<rect {place} fill="url(#x)"/>'
+def _bar(interval: Interval, top: float, thick: float, scale: float) -> str:
+    left, width = LEFT + interval.start * scale, max(1.0, (interval.end - interval.start) * scale)
+    place = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{thick:.1f}"'
+    plain = f'<rect {place} fill="{COLOURS.get(interval.phase, "#8c8c8c")}"/>'
+    return plain if interval.ok else plain + f'<rect {place} fill="url(#x)"/>'
 
 
 def _legend(children: Sequence[ChildReport]) -> str:
     used = {i.phase for child in children for i in child.intervals}
-    parts, x = [], 16.0
+    parts: list[str] = []
+    x = 16.0
     for phase in (phase for phase in STAGES if phase in used):
         parts.append(f'<rect x="{x:.0f}" y="42" width="14" height="14" fill="{COLOURS[phase]}"/>')
         parts.append(f'<text class="t" x="{x + 20:.0f}" y="54">{WORDS[phase]}</text>')
@@ -102,7 +106,7 @@ def _legend(children: Sequence[ChildReport]) -> str:
 
 
 def _axis(step: float, span: float, scale: float, height: float) -> str:
-    lines = []
+    lines: list[str] = []
     for number in range(round(span / step) + 1):
         x = LEFT + number * step * scale
         lines.append(f'<line class="g" x1="{x:.1f}" y1="{TOP - 8}" x2="{x:.1f}" y2="{height - BOTTOM + 4:.1f}"/>')

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from threading import Lock
+from typing import Any, cast
 
 from forkyard.model import Phase, ScalePlan
 
@@ -129,7 +130,7 @@ class Journal:
 
     def counts(self) -> dict[Phase, int]:
         """How many children have come to each phase so far."""
-        found = dict.fromkeys(STAGES, 0)
+        found: dict[Phase, int] = dict.fromkeys(STAGES, 0)
         for intervals in self.intervals().values():
             for phase in {i.phase for i in intervals if i.ok}:
                 found[phase] += 1
@@ -139,7 +140,7 @@ class Journal:
 def report_to_json(report: Report) -> dict[str, object]:
     """The report as a JSON object, with seconds per phase for each child."""
     children = [asdict(child) | {"seconds": child.seconds} for child in report.children]
-    return asdict(replace(report, children=())) | {"children": children}
+    return {**asdict(replace(report, children=())), "children": children}
 
 
 def report_from_json(message: Mapping[str, object]) -> Report:
@@ -159,8 +160,12 @@ def _child(fields: dict[str, object]) -> ChildReport:
     if not isinstance(intervals, list | tuple):
         text = "a child's intervals are a list"
         raise TypeError(text)
-    found = tuple(Interval(**(i | {"phase": Phase(i["phase"])})) for i in intervals)
+    found = tuple(_interval(interval) for interval in cast("Sequence[dict[str, Any]]", intervals))
     return ChildReport(phase=Phase(str(fields["phase"])), intervals=found, **known)  # type: ignore[arg-type]
+
+
+def _interval(fields: dict[str, Any]) -> Interval:
+    return Interval(Phase(fields["phase"]), fields["start"], fields["end"], fields.get("ok", True))
 
 
 def make_rows(report: Report) -> list[dict[str, object]]:
@@ -182,8 +187,10 @@ def render_markdown(report: Report) -> str:
     lines = [
         f"# {report.service}: {report.message}",
         "",
-        f"Asked for **{report.wanted}**{asked}{f' ({report.reason})' if report.reason else ''}; "
-        f"there were {report.before}; now **{report.serving}** serve, after {report.seconds:.1f} s.",
+        (
+            f"Asked for **{report.wanted}**{asked}{f' ({report.reason})' if report.reason else ''}; "
+            f"there were {report.before}; now **{report.serving}** serve, after {report.seconds:.1f} s."
+        ),
         *(f"\n- {note}" for note in report.notes),
         "",
         *_table(make_rows(report)),

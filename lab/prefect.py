@@ -14,6 +14,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from flows.serve import make_environment as make_run_environment
 from forkyard.errors import CapacityExhausted, NotReady
 from forkyard.processes import ProcessRef, end, spawn, tail
 from forkyard.settings import CONFIG_VARIABLE, Settings
@@ -60,7 +61,7 @@ AUTOMATION = {
 
 def start_prefect(settings: Settings, config: Path | None = None) -> bool:
     """
-    Start server and runner unless they run; say whether anything was started. *config*: the forkyard.toml that runs read.
+    Start server and runner unless they run; say whether anything was started. Runs read *config*, a forkyard.toml.
 
     Raises:
         CapacityExhausted: somebody else answers at the port.
@@ -108,22 +109,26 @@ def stop_prefect(settings: Settings) -> None:
 def make_environment(settings: Settings, config: Path | None) -> dict[str, str]:
     """Make the environment of server and runner: ours alone decides, whatever profile the person has."""
     home = _home(settings)
-    mine = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    return mine | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": settings.prefect.api_url,
-        "PREFECT_UI_API_URL": settings.prefect.api_url,
-        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # By default a task run is written by itself, after up to 5 s: the UI then lags 20 s behind a thousand of them.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        **({CONFIG_VARIABLE: str(config.resolve())} if config else {}),
-    }
+    inherited = os.environ  # noqa: TID251 - handed on to programs, not read for settings
+    mine = {key: value for key, value in inherited.items() if not key.startswith("PREFECT_")}
+    return (
+        mine
+        | make_run_environment(settings)
+        | {
+            "DO_NOT_TRACK": "1",
+            "PREFECT_HOME": str(home),
+            "PREFECT_UI_API_URL": settings.prefect.api_url,
+            "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # By default a task run is written by itself, after up to 5 s: the UI then lags 20 s behind a thousand of them.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            **({CONFIG_VARIABLE: str(config.resolve())} if config else {}),
+        }
+    )
 
 
 def _spawn(settings: Settings, name: str, arguments: list[str], config: Path | None) -> None:

@@ -1,8 +1,8 @@
 """
 How Prefect is to treat our tasks: nothing cached, nothing stored, and only what is transient run again.
 
-Two kinds. A task for a batch of children never raises for one child and so is never run again as a whole: `Work.attempt`
-repeats single calls. A task with one effect for the whole service raises, and Prefect repeats it.
+Two kinds. A task for a batch of children never raises for one child and so is never run again as a whole:
+`Work.attempt` repeats single calls. A task with one effect for the whole service raises, and Prefect repeats it.
 """
 
 from typing import Any

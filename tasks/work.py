@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.registration import RegistrationWatch
 
 T = TypeVar("T")
-I = TypeVar("I")
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Work:
                 return None, f"{name}: a bug: {type(error).__name__}: {error}", False
         raise AssertionError  # the last pause is None, and that returns
 
-    def each(self, items: Sequence[I], act: Callable[[I], T]) -> list[T]:
+    def each(self, items: Sequence[Item], act: Callable[[Item], T]) -> list[T]:
         """Act on each item of a batch, several at once; results in the items' order."""
         if len(items) <= 1:
             return [act(item) for item in items]

@@ -46,7 +46,8 @@ def _describe(yard: Yard) -> dict[str, object]:
 
 async def serve(ready: Path) -> None:
     """Serve the flow from a warm process, as the lab's are served."""
-    runner = WarmRunner({"pretend": "tests.flows.pretend:pretend"}, ready=ready, query_seconds=0.5, pause_on_shutdown=False)
+    where = {"pretend": "tests.flows.pretend:pretend"}
+    runner = WarmRunner(where, ready=ready, query_seconds=0.5, pause_on_shutdown=False)
     await runner.aadd_deployment(await pretend.ato_deployment(name="pretend"))
     await runner.start()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from flows.scale import RUNNER, scale_with
 from forkyard.errors import PermanentError, Unavailable, VerificationFailed
 from forkyard.report import report_from_json
+from forkyard.waiting import wait_for
 from tests.flows.yard import Yard
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -81,8 +83,6 @@ def test_the_result_can_be_read_back(yard: Yard, client: SyncPrefectClient) -> N
 
 
 def test_each_child_has_its_task_runs_by_the_words_of_the_runbook(yard: Yard, client: SyncPrefectClient) -> None:
-    from forkyard.waiting import wait_for
-
     state = run_flow(yard, 2)
     run = read_run(client, state)
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -91,8 +91,6 @@ def test_each_child_has_its_task_runs_by_the_words_of_the_runbook(yard: Yard, cl
         # Task runs reach the server by events, a moment after the run.
         names = sorted(found.name for found in client.read_task_runs(flow_run_filter=wanted))
         return names if len(names) == 11 else None
-
-    from datetime import timedelta
 
     names = wait_for(look, what="task runs", timeout=timedelta(seconds=20))
     first, second = yard.names()

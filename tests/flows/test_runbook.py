@@ -1,4 +1,4 @@
-"""The runbook on a pretended world, by plain calls: what a request does to a fleet, and what it leaves when things fail."""
+"""The runbook on a pretended world, by plain calls: what a request does to a fleet, also when things fail."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +36,8 @@ def test_from_zero_to_four_all_serve_and_are_kept(yard: Yard) -> None:
 
 def test_the_stages_come_in_the_runbooks_order(yard: Yard) -> None:
     yard.scale(1)
-    order = [call for call, _ in yard.fake.calls if call in {"lease", "record_intent", "freeze", "fork", "identify", "apply", "probe", "restamp"}]
-    assert order == ["lease", "record_intent", "freeze", "fork", "identify", "apply", "probe", "restamp"]
+    expected = ["lease", "record_intent", "freeze", "fork", "identify", "apply", "probe", "restamp"]
+    assert [call for call, _ in yard.fake.calls if call in expected] == expected
 
 
 def test_a_second_identical_request_forks_nothing(yard: Yard) -> None:
@@ -87,7 +87,8 @@ def test_a_child_is_drained_out_of_nginx_before_it_is_destroyed(yard: Yard) -> N
     yard.scale(2)
     yard.fake.calls.clear()
     yard.scale(1)
-    order = [c for c, _ in yard.fake.calls if c in {"set_draining", "apply", "active_connections", "destroy", "deregister"}]
+    changes = {"set_draining", "apply", "active_connections", "destroy", "deregister"}
+    order = [call for call, _ in yard.fake.calls if call in changes]
     assert order[0] == "active_connections"  # for the plan: who is least loaded
     assert order[1:] == ["set_draining", "apply", "active_connections", "destroy", "deregister", "set_draining"]
     assert not yard.fake.entries.keys() - {f"{name}:game:8080" for name in yard.names()}
@@ -303,7 +304,7 @@ class InterruptedAt(DirectStages):
         super().__init__()
         self._task = task
 
-    def submit(self, task: Task[..., R], *args: Any) -> Pending[R]:
+    def submit(self, task: Task[..., R], *args: Any) -> Pending[R]:  # noqa: ANN401 - each task has its own
         """Begin the task, or be interrupted."""
         if task.name == self._task:
             raise KeyboardInterrupt

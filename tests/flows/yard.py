@@ -26,11 +26,13 @@ class Yard:
 
     def request(self, target: int, *, dry_run: bool = False, request_id: str | None = None) -> ScaleRequest:
         """Make a request."""
-        return ScaleRequest(request_id or new_request_id(), "game", target, "tester", datetime.now(UTC), "a test", dry_run)
+        request_id = request_id or new_request_id()
+        return ScaleRequest(request_id, "game", target, "tester", datetime.now(UTC), "a test", dry_run)
 
     def work(self, target: int, *, dry_run: bool = False, request_id: str | None = None) -> Work:
         """Make a request ready to be worked on."""
-        return Work(self.world, self.request(target, dry_run=dry_run, request_id=request_id), Journal(datetime.now(UTC)))
+        request = self.request(target, dry_run=dry_run, request_id=request_id)
+        return Work(self.world, request, Journal(request.requested_at))
 
     def scale(self, target: int, *, dry_run: bool = False, request_id: str | None = None) -> Report:
         """Carry out a request by plain calls."""
