@@ -80,7 +80,7 @@ def is_mass_loss(before: Upstream | None, registrations: Sequence[Registration])
     every child at once. An upstream that was emptied for such a reason serves nobody, while one with dead servers
     in it goes on by asking the next.
     """
-    before_names = {server.name for server in before.servers} if before else set()
+    before_names = {server.name for server in (before.servers if before else ())}
     stay = {entry.node for entry in registrations if entry.status == "passing" or entry.draining}
     lost = before_names - stay
     return len(lost) > 1 and len(lost) * 2 > len(before_names)

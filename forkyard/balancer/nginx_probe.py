@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 _ASKERS = 3
@@ -55,5 +56,5 @@ def _asked(place: SplitResult, service: str, seconds: float) -> str | None:
         return None
     finally:
         connection.close()
-    name = body.get("child") if isinstance(body, dict) else None
+    name: object = cast("dict[str, object]", body).get("child") if isinstance(body, dict) else None
     return name if isinstance(name, str) else None

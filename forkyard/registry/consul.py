@@ -146,7 +146,7 @@ def _registrations(
             address=entry["Service"]["Address"] or entry["Node"]["Address"],
             port=entry["Service"]["Port"],
             status=_worst(entry["Checks"]),
-            fork_id=(entry["Service"].get("Meta") or {}).get("fork_id"),
+            fork_id=meta["fork_id"] if (meta := entry["Service"].get("Meta")) and "fork_id" in meta else None,
             draining=entry["Node"]["Node"] in draining,
         )
         for entry in entries

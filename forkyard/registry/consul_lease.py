@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from threading import Event, Thread
+from typing import Any
 
 from forkyard.errors import ForkyardError, LeaseHeld, NotFound, NotReady, TransientError, VerificationFailed
 from forkyard.model import LeaseHolder
@@ -136,8 +137,9 @@ def _read(client: ConsulClient, service: str) -> _Entry | None:
     if not entry or "Session" not in entry:
         return None
     try:
-        fields = json.loads(entry["Value"])
-        holder = LeaseHolder(**{**fields, "since": datetime.fromisoformat(fields["since"])})
+        fields: dict[str, Any] = json.loads(entry["Value"])
+        since = datetime.fromisoformat(fields.pop("since"))
+        holder = LeaseHolder(since=since, **fields)
     except (ValueError, TypeError, KeyError) as error:
         text = f"{lease_key(service)} in Consul holds no lease of forkyard ({error}). Delete the key."
         raise VerificationFailed(text) from error

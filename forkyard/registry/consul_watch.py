@@ -10,8 +10,6 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
-import consul
-
 from forkyard.errors import ForkyardError
 from forkyard.registry.consul_client import ConsulClient
 
@@ -23,7 +21,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 """Seconds between tries while Consul is away."""
 
 
-Query = Callable[[consul.Consul, dict[str, Any]], tuple[str, Any]]
+Query = Callable[[Any, dict[str, Any]], tuple[str, Any]]
 """One read that takes a blocking query's arguments, and answers its index and what it found."""
 
 

@@ -78,7 +78,7 @@ def test_the_lock_names_no_host_and_a_hash_for_every_file() -> None:
 
 
 def test_the_lock_is_of_this_pyproject() -> None:
-    check = [ROOT / "bin" / "uv", "lock", "--check", "--offline", "--python", sys.executable]
+    check: list[str | Path] = [ROOT / "bin" / "uv", "lock", "--check", "--offline", "--python", sys.executable]
     answer = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, f"make lock is due: {answer.stderr}"
 
