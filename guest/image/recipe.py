@@ -72,6 +72,9 @@ KERNEL_PARAMETERS = (
     "mitigations=off init_on_alloc=0",
     # A huge page that is zeroed in a child is 512 pages that the child no longer shares.
     "transparent_hugepage=never",
+    # On a busy host the emulated timers come late: the kernel would call them broken at boot, and would go on comparing
+    # its clock with them twice a second for ever, which wakes an idle child.
+    "no_timer_check tsc=reliable",
     "nowatchdog rcupdate.rcu_expedited=1 random.trust_cpu=on fsck.mode=skip",
 )
 KERNEL_CMDLINE = " ".join(KERNEL_PARAMETERS)
