@@ -35,7 +35,7 @@ def start_parts(parts: Sequence[Part], progress: Progress) -> None:
     Raises:
         ForkyardError: the first one's, once every part that was begun has ended; what did start goes on.
     """
-    begun: dict[str, Future[None]] = {}
+    begun: dict[str, Future[bool]] = {}
     with ThreadPoolExecutor(max_workers=len(parts), thread_name_prefix="lab") as pool:
         for part in parts:
             before = [begun[name] for name in part.after if name in begun]
@@ -44,14 +44,16 @@ def start_parts(parts: Sequence[Part], progress: Progress) -> None:
         future.result()
 
 
-def _start(part: Part, before: Sequence[Future[None]], progress: Progress) -> None:
+def _start(part: Part, before: Sequence[Future[bool]], progress: Progress) -> bool:
+    """Start it once those before it have started; False when one of them has not, whose own reason tells why."""
     wait(before)
-    if any(future.exception() for future in before):
-        return  # its own reason is told by the part that failed
+    if any(future.exception() or not future.result() for future in before):
+        return False
     started = time.monotonic()
     done = part.start()
     seconds = time.monotonic() - started
     progress(f"{part.name}: started in {seconds:.1f} s" if done else f"{part.name}: runs already")
+    return True
 
 
 def stop_parts(parts: Sequence[Part], progress: Progress) -> None:

@@ -158,9 +158,9 @@ class Outside:
 
 
 @contextmanager
-def outside_world(directory: Path) -> Iterator[Outside]:
+def outside_world(directory: Path, *, name: str = "out") -> Iterator[Outside]:
     """Run it all, then end it all."""
-    world = Outside(_settings(directory))
+    world = Outside(make_settings(directory, name))
     try:
         world.start()
         children = [f"game-{n}={child_address(n)}:{CHILD_PORT}" for n in range(1, 7)]
@@ -184,9 +184,10 @@ def _listens(world: Outside) -> bool | None:
     return call_inside(world.namespace, look)
 
 
-def _settings(directory: Path) -> Settings:
+def make_settings(directory: Path, name: str) -> Settings:
+    """Settings of surroundings with names, ports and directories of their own."""
     balancer, consul = free_ports(2)
-    namespace = f"fy-out-{os.getpid()}"
+    namespace = f"fy-{name}-{os.getpid()}"
     return Settings(
         state_dir=directory / "state",
         run_dir=directory / "run",

@@ -1,0 +1,114 @@
+"""The lab's inner parts: started once, repaired, stopped without a trace."""
+
+import os
+import signal
+import socket
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from forkyard.errors import CapacityExhausted, ForkyardError, InvalidRequest
+from forkyard.processes import find_process
+from forkyard.settings import NginxSettings
+from forkyard.waiting import wait_for
+from lab.consul import find_consul
+from lab.daemons import list_inside
+from lab.forward import Forward, find_port_holder, start_forward
+from lab.inner import lab_home, make_inner_parts
+from lab.network import is_namespace, lab_network
+from lab.parts import Part, start_parts, stop_parts
+from tests.support.outside import Outside, make_settings
+
+
+def troubles(outside: Outside) -> dict[str, str]:
+    return {part.name: reason for part in make_inner_parts(outside.settings) if (reason := part.trouble())}
+
+
+def test_what_runs_is_left_alone(outside: Outside) -> None:
+    outside.start()
+    before = outside.consul_server("consul-1"), list_inside(outside.namespace, "nginx")
+    told: list[str] = []
+    start_parts(make_inner_parts(outside.settings), told.append)
+    assert told
+    assert all(line.endswith("runs already") for line in told)
+    assert (outside.consul_server("consul-1"), list_inside(outside.namespace, "nginx")) == before
+
+
+def test_what_died_is_seen_and_started_again_and_nothing_else(outside: Outside) -> None:
+    outside.start()
+    server = outside.consul_server("consul-2")
+    master = int((outside.settings.nginx.directory / "nginx.pid").read_text())
+    forwarder = int((lab_home(outside.settings) / "port of nginx.pid").read_text().split()[0])
+    for pid in (server.pid, master, forwarder):
+        os.kill(pid, signal.SIGKILL)
+        wait_for(
+            lambda pid=pid: None if find_process(pid) else True,  # type: ignore[misc]
+            what=f"the end of {pid}",
+            timeout=timedelta(seconds=10),
+        )
+    assert troubles(outside).keys() == {"consul", "nginx", "port of nginx"}
+    other = outside.consul_server("consul-3")
+    outside.start()
+    assert not troubles(outside)
+    assert outside.consul_server("consul-3") == other
+    assert outside.ask().status_code == 503
+
+
+def test_nothing_is_left_when_it_was_stopped_and_stopping_again_is_success(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "gone")
+    parts = make_inner_parts(settings)
+    start_parts(parts, lambda _: None)
+    for _ in range(2):
+        stop_parts(parts, lambda _: None)
+    assert not is_namespace(str(settings.qemu.namespace))
+    assert not list_inside(str(settings.qemu.namespace), "nginx")
+    assert not (lab_home(settings) / "consul").exists()
+    assert not list(settings.nginx.directory.glob("*.sock"))
+    for port in (settings.lab.load_balancer_port, settings.lab.consul_port):
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+
+
+def test_a_port_in_use_is_told_with_its_holder(outside: Outside, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        forward = Forward("port of nginx", port, "10.76.0.1:80", outside.namespace, tmp_path)
+        with pytest.raises(CapacityExhausted, match=rf"port {port} .* \(process {os.getpid()}\)"):
+            start_forward(forward)
+        assert f"(process {os.getpid()})" in find_port_holder(port)
+
+
+def test_one_part_that_fails_keeps_those_after_it_from_starting_and_no_other() -> None:
+    started: list[str] = []
+
+    def part(name: str, *, after: tuple[str, ...] = (), broken: bool = False) -> Part:
+        def start() -> bool:
+            if broken:
+                raise CapacityExhausted(name)
+            started.append(name)
+            return True
+
+        return Part(name, start, lambda: "", lambda: None, after)
+
+    parts = [part("a", broken=True), part("b", after=("a",)), part("c", after=("b",)), part("d")]
+    with pytest.raises(ForkyardError, match="a"):
+        start_parts(parts, lambda _: None)
+    assert started == ["d"]
+
+
+def test_settings_that_make_no_lab_are_refused_with_what_to_do(outside: Outside) -> None:
+    apart = replace(outside.settings, nginx=NginxSettings(namespace="elsewhere"))
+    with pytest.raises(InvalidRequest, match=r"nginx\.namespace"):
+        lab_network(apart)
+    far = replace(outside.settings, consul=replace(outside.settings.consul, join=("192.0.2.1",)))
+    with pytest.raises(InvalidRequest, match=r"192\.0\.2\.1"):
+        lab_network(far)
+
+
+def test_consul_is_found_a_second_time_without_fetching(outside: Outside) -> None:
+    assert find_consul(outside.settings.cache_dir) == find_consul(outside.settings.cache_dir)
