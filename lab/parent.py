@@ -7,7 +7,7 @@ from pathlib import Path
 
 from forkyard.errors import PermanentError
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
-from forkyard.model import FrozenParent
+from forkyard.model import FrozenParent, VmId
 from forkyard.settings import ServiceSettings, Settings
 from guest.image.build import build_image
 from guest.image.recipe import GuestImage, ImageError
@@ -34,9 +34,8 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
     if frozen is not None:
         made_from = _recorded(settings, frozen)
         if made_from in {None, image.fingerprint}:
-            hypervisor.freeze(
-                frozen.id, timeout=FREEZE_TIMEOUT
-            )  # frozen already: only looks whether its files are whole
+            # Frozen already: this only looks whether its files are whole.
+            hypervisor.freeze(frozen.id, timeout=FREEZE_TIMEOUT)
             return False
         if frozen.children:
             progress(
@@ -61,11 +60,13 @@ def parent_trouble(settings: Settings, service: str) -> str:
 
 
 def remove_children(settings: Settings, service: str) -> None:
-    """Destroy the service's children and every process that waits for a fork; frozen parents stay."""
-    hypervisor = QemuHypervisor(settings)
+    """Destroy the service's children and half-made parent and what waits for a fork; frozen parents stay."""
+    policy, hypervisor = settings.service(service), QemuHypervisor(settings)
     for vm in hypervisor.list_vms(service):
         hypervisor.destroy(vm.id, timeout=DESTROY_TIMEOUT)
     hypervisor.cool()
+    if _find(hypervisor, policy) is None:
+        hypervisor.remove_parent(VmId(policy.parent), timeout=REMOVE_TIMEOUT)  # one that runs and was never frozen
     for stray in hypervisor.list_strays(older_than=timedelta(0)):
         hypervisor.remove_stray(stray)
 
