@@ -49,8 +49,10 @@ def _flow_process(lab: Lab) -> psutil.Process:
 def _is_flow(process: psutil.Process, lab: Lab) -> bool:
     words = " ".join(process.info["cmdline"] or ())
     environ = process.info["environ"] or {}
-    return "PREFECT__FLOW_RUN_ID" in environ and environ.get("PREFECT_API_URL") == lab.settings.prefect.api_url and (
-        "python" in words
+    return (
+        "PREFECT__FLOW_RUN_ID" in environ
+        and environ.get("PREFECT_API_URL") == lab.settings.prefect.api_url
+        and ("python" in words)
     )
 
 
@@ -74,7 +76,8 @@ def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
     qemus = {
         process.pid
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"].startswith("qemu-system") and any(run in w or state in w for w in process.info["cmdline"])
+        if process.info["name"].startswith("qemu-system")
+        and any(run in w or state in w for w in process.info["cmdline"])
     }
     assert qemus - _standbys(lab) == pids
     assert {path.name for path in (lab.settings.state_dir / "vms").iterdir()} == names
@@ -88,9 +91,7 @@ def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
 
 def _standbys(lab: Lab) -> set[int]:
     directory = lab.settings.state_dir / "standby"
-    return {
-        int(path.read_text().split()[0]) for path in (directory.glob("*/pid") if directory.exists() else ())
-    }
+    return {int(path.read_text().split()[0]) for path in (directory.glob("*/pid") if directory.exists() else ())}
 
 
 def _taps(lab: Lab) -> list[str]:

@@ -9,7 +9,7 @@ from tests.support.lab import Lab
 
 def test_not_one_request_fails_while_the_fleet_goes_from_2_to_6_to_2(empty_lab: Lab) -> None:
     empty_lab.scale(2)
-    load = subprocess.Popen(  # noqa: S603 - our own command line
+    load = subprocess.Popen(
         in_namespace(
             ["wrk", "-t1", "-c4", "-d600s", "--timeout", "10s", "http://10.79.0.1/"],
             empty_lab.settings.nginx.namespace,

@@ -84,7 +84,7 @@ class Lab:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Type a command and do not wait for it."""
-        return subprocess.Popen(  # noqa: S603 - our own command
+        return subprocess.Popen(
             [FORKYARD, "--config", self.config, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -170,4 +170,6 @@ def running_lab(config: Path) -> Iterator[Lab]:
 
 def until(look: Callable[[], bool], *, seconds: float, what: str = "the awaited state") -> None:
     """Wait until *look* is true; fails the test when it is not in time."""
-    wait_for(lambda: look() or None, what=what, timeout=timedelta(seconds=seconds), interval=timedelta(milliseconds=200))
+    wait_for(
+        lambda: look() or None, what=what, timeout=timedelta(seconds=seconds), interval=timedelta(milliseconds=200)
+    )
