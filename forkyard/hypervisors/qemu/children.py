@@ -170,27 +170,40 @@ class ChildStore:
         self.clear(name, timeout=timeout)
         remove_directory(self.path(name))
 
-    def facts(self, records: list[Record], memory: dict[str, int]) -> capacity.HostFacts:
-        """What is left on the host beside these children; *memory* is the size by parent."""
-        settings = self._settings
-        promised_memory = promised_disk = 0
+    def room(self, records: list[Record], sizes: dict[str, int], memory_bytes: int) -> tuple[int, str]:
+        """How many more children of that size fit beside these, and what bounds it; *sizes* is memory by parent."""
+        facts = self._worst(records, sizes)
         for record in records:
             instance = self.instance(record.name)
-            process = get_process(instance) if instance else None
-            expected = capacity.expected_memory(settings.qemu, memory.get(record.parent, 0))
-            promised_memory += max(0, expected - (capacity.private_memory(process) if process else 0))
-            promised_disk += max(0, capacity.DISK_PER_CHILD - (capacity.allocated(instance.disk) if instance else 0))
+            if instance is None:
+                continue
+            process = get_process(instance)
+            expected = capacity.expected_memory(self._settings.qemu, sizes.get(record.parent, 0))
+            taken = capacity.private_memory(process) if process else 0
+            written = capacity.allocated(instance.disk)
+            facts = replace(
+                facts,
+                memory_promised=facts.memory_promised - min(expected, taken),
+                disk_promised=facts.disk_promised - min(capacity.DISK_PER_CHILD, written),
+            )
+        return capacity.compute_room(self._settings.qemu, facts, memory_bytes)
+
+    def _worst(self, records: list[Record], sizes: dict[str, int]) -> capacity.HostFacts:
+        """What is left on the host, were all that these children may take still to come."""
+        settings = self._settings
         return capacity.HostFacts(
             memory_available=capacity.memory_available(),
-            memory_promised=promised_memory,
+            memory_promised=sum(capacity.expected_memory(settings.qemu, sizes.get(r.parent, 0)) for r in records),
             disk_free=capacity.disk_free(settings.state_dir),
-            disk_promised=promised_disk,
+            disk_promised=capacity.DISK_PER_CHILD * len(records),
             addresses_free=count_addresses(settings.qemu) - len(records),
         )
 
     def _check_room(self, name: str, parent: Frozen, records: list[Record]) -> None:
-        facts = self.facts(records, dict.fromkeys((r.parent for r in records), parent.memory_bytes))
-        room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
+        sizes = dict.fromkeys((r.parent for r in records), parent.memory_bytes)
+        # As if none of them had taken anything yet: no look at a hundred processes while there is plenty.
+        plenty, _ = capacity.compute_room(self._settings.qemu, self._worst(records, sizes), parent.memory_bytes)
+        room, limit = (plenty, "") if plenty else self.room(records, sizes, parent.memory_bytes)
         if room < 1:
             text = (
                 f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children."

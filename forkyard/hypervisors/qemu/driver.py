@@ -14,7 +14,6 @@ from pathlib import Path
 
 from forkyard import wire
 from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, VerificationFailed
-from forkyard.hypervisors.qemu import capacity
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
 from forkyard.hypervisors.qemu.instance import Instance, explained, get_process, translated
@@ -72,11 +71,11 @@ class QemuHypervisor:
         """Room per parent of the service, most first."""
         frozen = self._parents.list_frozen()
         sizes = {parent.name: parent.memory_bytes for parent in frozen}
-        facts = self._children.facts(self._children.list_records(), sizes)
+        records = self._children.list_records()
         found: list[Placement] = []
         for parent in frozen:
             if parent.service == service:
-                room, limit = capacity.compute_room(self._settings.qemu, facts, parent.memory_bytes)
+                room, limit = self._children.room(records, sizes, parent.memory_bytes)
                 store, bridge = str(self._settings.state_dir), self._settings.qemu.bridge
                 found.append(Placement(VmId(parent.name), self._host, store, bridge, room, limit))
         return sorted(found, key=lambda placement: -placement.room)

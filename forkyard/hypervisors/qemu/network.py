@@ -65,7 +65,7 @@ def attach(settings: QemuSettings, tap: str) -> None:
 
 
 def _find_device(links: "IPRoute", settings: QemuSettings, name: str) -> int:
-    found = cast("list[int]", list(links.link_lookup(ifname=name)))
+    found = cast("list[int]", links.link_lookup(ifname=name))
     if not found:
         text = f"there is no network device {name} in namespace {settings.namespace}. {_START}"
         raise NotFound(text)
