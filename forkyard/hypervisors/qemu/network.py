@@ -6,6 +6,7 @@ left over. A tap joins the bridge only after its guest has proved its identity.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
 from pathlib import Path
@@ -49,12 +50,25 @@ def make_mac(address: str) -> str:
 
 
 def attach(settings: QemuSettings, tap: str) -> None:
-    """Join the VM's tap to the bridge and set it up; raises NotFound naming what is missing."""
+    """
+    Join the VM's tap to the bridge and set it up; raises NotFound naming what is missing.
+
+    In a thread of its own that enters the namespace and ends. Not by `IPRoute(netns=...)`, which forks this
+    process to open its socket: seen in a flow, whose other threads held a lock at that moment, the forked
+    process waited for that lock for ever, and the flow for it.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="attach") as pool:
+        pool.submit(_attach, settings, tap).result()
+
+
+def _attach(settings: QemuSettings, tap: str) -> None:
     # Half a second of import that only this moment needs.
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415
+    from pyroute2 import IPRoute, NetlinkError, netns  # noqa: PLC0415
 
     try:
-        with IPRoute(netns=settings.namespace, flags=0) as links:
+        if settings.namespace is not None:
+            netns.setns(settings.namespace, flags=0)
+        with IPRoute() as links:
             bridge, device = (_find_device(links, settings, name) for name in (settings.bridge, tap))
             links.link("set", index=device, master=bridge, state="up")
     except FileNotFoundError as error:
