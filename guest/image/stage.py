@@ -80,7 +80,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p /run/forkyard
 dockerd --host unix:///run/docker.sock --exec-root /run/docker --pidfile /run/dockerd.pid \
   --bridge none --iptables=false --ip-forward=false >/tmp/dockerd.log 2>&1 &
-for _ in $(seq 300); do
+for _ in $(seq 1200); do
   [ -S /run/docker.sock ] && docker version >/dev/null 2>&1 && break
   kill -0 $! 2>/dev/null || break
   sleep 0.1
