@@ -6,8 +6,10 @@ that runs neither thread nor flow imports them once (the standard library's fork
 a process of its own all the same, with its own pid to kill, and the runner's control channel for cancelling.
 """
 
+import asyncio
 import multiprocessing
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -59,6 +61,15 @@ class WarmRunner(Runner):
         if self._ready is not None:
             self._ready.touch()
         return self
+
+    def handle_sigterm(self, *_: object) -> None:
+        """Cancel the runs under way and end; Prefect 3.8's own handler makes this coroutine and never awaits it."""
+        if self._loop is None or not self.started:
+            sys.exit(0)
+        self._loop.call_soon_threadsafe(self._stop_soon)
+
+    def _stop_soon(self) -> None:
+        self._end = asyncio.ensure_future(self.astop())
 
     def _warm_up(self) -> None:
         process = self._context.Process(target=os.getpid)

@@ -39,7 +39,7 @@ def _flow_process(lab: Lab) -> psutil.Process:
     found: list[psutil.Process] = []
 
     def look() -> bool:
-        found[:] = [process for process in psutil.process_iter(["cmdline", "environ"]) if _is_flow(process, lab)]
+        found[:] = [process for process in psutil.process_iter(["name", "environ"]) if _is_flow(process, lab)]
         return bool(found)
 
     until(look, seconds=60, what="a process of the flow")
@@ -47,13 +47,9 @@ def _flow_process(lab: Lab) -> psutil.Process:
 
 
 def _is_flow(process: psutil.Process, lab: Lab) -> bool:
-    words = " ".join(process.info["cmdline"] or ())
+    # A run is forked from a process that has imported all; its name is its own, its environment the other's.
     environ = process.info["environ"] or {}
-    return (
-        "PREFECT__FLOW_RUN_ID" in environ
-        and environ.get("PREFECT_API_URL") == lab.settings.prefect.api_url
-        and ("python" in words)
-    )
+    return process.info["name"] == "forkyard-run" and environ.get("PREFECT_API_URL") == lab.settings.prefect.api_url
 
 
 def _let_it_work(flow: psutil.Process, seconds: float) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,24 @@ from tests.flows.conftest import find_free_port
 LONG = timedelta(seconds=90)
 
 
+@contextmanager
+def serving(lab: Settings, home: Path) -> Iterator[ProcessRef]:
+    """Serve the pretended flow from a process of its own."""
+    ready = home / "ready"
+    environment = make_environment(lab, None) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    runner = spawn([sys.executable, "-m", "tests.flows.pretend", str(ready)], log=home / "log", env=environment)
+    try:
+        wait_for(lambda: ready.exists() or None, what="the runner", timeout=LONG)
+        yield runner
+    finally:
+        end(runner, timeout=timedelta(seconds=40))
+
+
 @pytest.fixture(scope="module")
 def runs(prefect_lab: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """The API of a server where the pretended flow is served."""
-    home = tmp_path_factory.mktemp("runner")
-    ready = home / "ready"
-    environment = make_environment(prefect_lab, None) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    runner = spawn([sys.executable, "-m", "tests.flows.pretend", str(ready)], log=home / "log", env=environment)
-    wait_for(lambda: ready.exists() or None, what="the runner", timeout=LONG)
-    yield Runs(prefect_lab.prefect.api_url)
-    end(runner, timeout=timedelta(seconds=40))
+    with serving(prefect_lab, tmp_path_factory.mktemp("runner")):
+        yield Runs(prefect_lab.prefect.api_url)
 
 
 class Run:
