@@ -39,13 +39,7 @@ def make_inner_parts(settings: Settings) -> list[Part]:
         Forward("port of consul", settings.lab.consul_port, f"{address}:{HTTP_PORT}", namespace, home),
     )
     cluster = make_cluster(settings)
-    return [
-        Part(
-            "network",
-            start=lambda: ensure_network(network),
-            trouble=lambda: "" if is_namespace(namespace) else f"there is no namespace {namespace}",
-            stop=lambda: remove_network(namespace),
-        ),
+    inside = [
         Part(
             "consul",
             start=lambda: start_consul(cluster, find_consul(settings.cache_dir)),
@@ -71,3 +65,18 @@ def make_inner_parts(settings: Settings) -> list[Part]:
             for port in ports
         ),
     ]
+
+    def start_network() -> bool:
+        if not is_namespace(namespace):
+            # Whatever still runs is in a namespace that is gone, where nothing reaches it.
+            for part in reversed(inside):
+                part.stop()
+        return ensure_network(network)
+
+    outermost = Part(
+        "network",
+        start=start_network,
+        trouble=lambda: "" if is_namespace(namespace) else f"there is no namespace {namespace}",
+        stop=lambda: remove_network(namespace),
+    )
+    return [outermost, *inside]

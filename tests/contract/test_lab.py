@@ -17,7 +17,7 @@ from lab.consul import find_consul
 from lab.daemons import list_inside
 from lab.forward import Forward, find_port_holder, start_forward
 from lab.inner import lab_home, make_inner_parts
-from lab.network import is_namespace, lab_network
+from lab.network import is_namespace, lab_network, remove_network
 from lab.parts import Part, start_parts, stop_parts
 from tests.support.outside import Outside, make_settings
 
@@ -70,6 +70,19 @@ def test_nothing_is_left_when_it_was_stopped_and_stopping_again_is_success(tmp_p
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", port))
+
+
+def test_a_namespace_that_was_removed_under_the_lab_is_made_again_with_all_that_was_in_it(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "lost")
+    parts = make_inner_parts(settings)
+    try:
+        start_parts(parts, lambda _: None)
+        remove_network(str(settings.qemu.namespace))
+        start_parts(parts, lambda _: None)
+        assert not [reason for part in parts if (reason := part.trouble())]
+        assert len(list_inside(str(settings.qemu.namespace), "consul")) == 4
+    finally:
+        stop_parts(parts, lambda _: None)
 
 
 def test_a_port_in_use_is_told_with_its_holder(outside: Outside, tmp_path: Path) -> None:
