@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -64,8 +65,14 @@ class SmallWorld:
 
     def devices(self) -> dict[str, str]:
         """The children's devices in the namespace: `up` or `down` as they are on the bridge, or `alone`."""
-        with IPRoute(netns=self.settings.qemu.namespace, flags=0) as links:
-            found = {}
+        # In a thread that enters the namespace: `IPRoute(netns=...)` forks, and other threads may hold locks.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(self._devices).result()
+
+    def _devices(self) -> dict[str, str]:
+        netns.setns(self.settings.qemu.namespace, flags=0)
+        found = {}
+        with IPRoute() as links:
             for link in links.get_links():
                 name = link.get_attr("IFLA_IFNAME")
                 if name.startswith("fy") and name != self.settings.qemu.bridge:
