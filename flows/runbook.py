@@ -19,7 +19,7 @@ from forkyard.report import Report
 from forkyard.sync import converge
 from tasks.balancer import await_connections, drain_children, update_nginx
 from tasks.children import customize_guest, destroy_children, fork_children, keep_children
-from tasks.observe import count_connections, observe
+from tasks.observe import count_connections, observe, observe_settled
 from tasks.parents import quiesce_parent
 from tasks.registration import verify_registration, watching
 from tasks.work import Work
@@ -96,8 +96,9 @@ def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
     left = ROUNDS
     while True:
         left -= 1
-        avoid |= _carry_out(work, stages, plan)
-        fleet = stages.submit(observe, work, "after").result()
+        failed = _carry_out(work, stages, plan)
+        avoid |= failed
+        fleet = stages.submit(observe_settled, work, plan.target - len(failed)).result()
         if not avoid or left == 0 or work.permit.refusal() or work.permit.breaker_open:
             return fleet
         plan = _plan(work, stages, fleet, avoid)

@@ -1,11 +1,19 @@
 """Look at the whole fleet at once."""
 
+from datetime import timedelta
+
 from prefect import task
 
-from forkyard.model import Fleet
+from forkyard.errors import NotReady
+from forkyard.model import Fleet, Phase
 from forkyard.phases import observe_fleet
+from forkyard.sync import converge
+from forkyard.waiting import wait_for
 from tasks.options import SINGLE
 from tasks.work import Work
+
+SETTLE = timedelta(seconds=15)
+"""How long a child that served may fail its check before the request counts it as failed."""
 
 
 @task(name="observe", task_run_name="observe {when}", **SINGLE)
@@ -13,6 +21,29 @@ def observe(work: Work, when: str) -> Fleet:
     """Look at hypervisor, Consul and Nginx; *when* only names the task's run."""
     del when
     return observe_fleet(work.world)
+
+
+@task(name="observe", task_run_name="observe after", **SINGLE)
+def observe_settled(work: Work, wanted: int) -> Fleet:
+    """
+    Look until *wanted* children serve, for a short time; return the last look, whatever it shows.
+
+    On a busy machine a check that passed a moment ago fails once and passes again: that is no failed child yet.
+    """
+    last: list[Fleet] = []
+
+    def look() -> Fleet | None:
+        last.append(observe_fleet(work.world))
+        if len(last[-1].serving) >= wanted:
+            return last[-1]
+        if any(child.phase is Phase.READY for child in last[-1].children) and work.permit.refusal() is None:
+            converge(work.world.registry, work.world.balancer, work.service)
+        return None
+
+    try:
+        return wait_for(look, what="children that serve", timeout=SETTLE, stop=work.permit.stop)
+    except NotReady:
+        return last[-1] if last else observe_fleet(work.world)
 
 
 @task(name="count-connections", task_run_name="count-connections", **SINGLE)

@@ -14,7 +14,7 @@ from flows.runbook import scale_fleet
 from flows.stages import DirectStages, Pending
 from forkyard.errors import InvalidRequest, LeaseHeld, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
 from forkyard.holders import make_holder
-from forkyard.model import Intent, LeaseHolder, Phase
+from forkyard.model import Intent, LeaseHolder, Phase, Registration
 from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.report import Report
@@ -171,6 +171,20 @@ def test_a_child_that_registers_and_never_answers_does_not_count(yard: Yard) -> 
     report = yard.scale(2)
     assert report.ok
     assert [name[-2:] for name in yard.names()] == ["-2", "-3"]
+
+
+def test_a_check_that_fails_for_a_moment_at_the_end_is_no_failed_child(yard: Yard) -> None:
+    seen, flaps = yard.fake.seen, iter([False, False])
+
+    def flapping(service: str) -> list[Registration]:
+        entries = seen(service)
+        # Only once the child is kept: before that it is waited for anyhow.
+        if yard.fake.counted()["restamp"] and next(flaps, True) is False:
+            return [replace(entry, status="critical") for entry in entries]
+        return entries
+
+    yard.fake.seen = flapping  # type: ignore[method-assign]
+    assert yard.scale(1).ok
 
 
 def test_a_child_that_never_registers_is_destroyed(yard: Yard) -> None:
