@@ -25,6 +25,7 @@ from guest.agent.errors import AgentError
 from guest.agent.files import read_or_empty, write_whole
 from guest.agent.identity import Identifier, read_identity
 from guest.agent.network import Network
+from guest.agent.quiet import wait_until_quiet
 from guest.agent.registrator import Registrator
 from guest.agent.settings import AgentSettings
 from guest.agent.waiting import wait_for
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 VERSION = "1"
 BOOT_PATIENCE = 600.0
 """Seconds that Docker, the app and Consul may take to come up: an emulated machine boots slowly."""
+QUIET_PATIENCE = 30.0
+"""Seconds that the machine may take to become idle once the app is; a fork is right, but slower, without it."""
 
 Message = dict[str, object]
 
@@ -118,7 +121,10 @@ class Agent:
 
     def _quiesce(self, _message: Message, _received: float) -> Message:
         self._require("waiting", "quiesced")
-        self._app.quiesce()
+        if self.state == "waiting":
+            self._app.quiesce()
+            if not wait_until_quiet(patience=QUIET_PATIENCE):
+                log.warning("the machine does not become idle; what it does now each child will do again")
         gc.collect()
         gc.freeze()
         self.state = "quiesced"
@@ -140,7 +146,6 @@ class Agent:
             wrong = next(p for p in self._report.points if not p.proved and p.detail != "not reached")
             text = f"{wrong.point}: {wrong.detail}"
             raise AgentError(text)
-        log.info("identified as %s in %.3f s", identity.name, self._report.seconds)
         return {"report": wire.report_to_wire(self._report)}
 
     def _bring_up_network(self, _message: Message, _received: float) -> Message:

@@ -93,7 +93,7 @@ class Identifier:
     def _write_identity(self, identity: wire.Identity) -> Outcome:
         public = {k: v for k, v in wire.identity_to_wire(identity).items() if k != "seed"}
         path = self._settings.shared_dir / IDENTITY_FILE
-        write_whole(path, json.dumps(public, indent=1) + "\n")
+        write_whole(path, json.dumps(public) + "\n")
         if json.loads(path.read_text()) != public:
             text = f"{path} does not hold what was written"
             raise PointFailed(text)

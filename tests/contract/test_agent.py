@@ -256,9 +256,10 @@ def test_a_registration_of_somebody_elses_is_left_alone(child: AgentMachine) -> 
 
 def test_a_consul_agent_that_starts_again_has_everything_again(child: AgentMachine) -> None:
     child.end("consul")
-    eventually(lambda: listed(child, "game") == [], "game gone with its Consul agent")
+    assert child.own_services() is None
     child.start_consul()
-    eventually(lambda: len(listed(child, "game")) == 1, "game registered again")
+    eventually(lambda: "forkyard:app:8080" in (child.own_services() or {}), "game with the new Consul agent")
+    eventually(lambda: len(listed(child, "game")) == 1, "game at the server")
 
 
 def test_a_docker_that_starts_again_has_its_containers_registered_again(child: AgentMachine) -> None:

@@ -244,6 +244,11 @@ class AgentMachine:
         with contextlib.closing(self.docker()) as client:
             client.containers.get("app").put_archive("/", app_image())
 
+    def own_services(self) -> dict[str, Any] | None:
+        """What the machine's Consul agent has; None while there is none."""
+        found: dict[str, Any] | None = consul_get(self.namespace, "/v1/agent/services", ("127.0.0.1", 8500))
+        return found
+
     def register_by_hand(self, name: str) -> None:
         """Register a service with the machine's Consul agent that is none of ours."""
         call_inside(self.namespace, lambda: consul.Consul().agent.service.register(name))
