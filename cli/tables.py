@@ -15,6 +15,7 @@ _COLOURS = {
     Phase.DRAINING: "yellow",
     Phase.FAILED: "red",
 }
+_COMING = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
 _MIB = 1 << 20
 
 
@@ -54,7 +55,8 @@ def fleet_table(fleet: Fleet, seconds: Mapping[str, Mapping[str, float]]) -> Tab
     columns = ("child", "phase", "address", "parent", "pid", "memory", "ready in", "age")
     table = make_table(summarize(fleet), *columns, right=("pid", "memory", "ready in", "age"))
     for child in fleet.children:
-        took = sum(seconds.get(child.vm.name, child.seconds).values())
+        known = seconds.get(child.vm.name, child.seconds)
+        took = sum(known.get(phase, 0.0) for phase in _COMING)
         table.add_row(
             child.vm.name,
             _phase(child),
