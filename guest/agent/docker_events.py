@@ -31,6 +31,7 @@ class Containers:
         self._running: dict[str, Container] = {}
         self._lock = Lock()
         self._stopped = Event()
+        self._listed = Event()
         self._listeners: list[Callable[[], None]] = []
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -46,6 +47,10 @@ class Containers:
         """The running container of that name."""
         return next((c for c in self.running() if c["Name"].lstrip("/") == name), None)
 
+    def wait_until_listed(self) -> None:
+        """Return once Docker has said what runs: before that, no container means nothing."""
+        self._listed.wait()
+
     def start(self) -> None:
         """Listen to Docker in a thread of our own, for ever."""
         Thread(target=self._follow, name="docker-events", daemon=True).start()
@@ -53,6 +58,7 @@ class Containers:
     def stop(self) -> None:
         """Give up at the next event or failure."""
         self._stopped.set()
+        self._listed.set()
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
@@ -79,6 +85,7 @@ class Containers:
     def _replace(self, running: dict[str, Container]) -> None:
         with self._lock:
             self._running = running
+        self._listed.set()
         self._tell()
 
     def _apply(self, client: docker.DockerClient, action: str, container_id: str) -> None:

@@ -67,6 +67,8 @@ class Registrator:
 
     def _follow(self, identity: wire.Identity, pause: float) -> None:
         sync: Callable[[wire.Identity], None] = self._first_sync
+        # After our own restart Docker has yet to be asked: an empty list would deregister everything.
+        self._containers.wait_until_listed()
         while True:
             self._wake.wait(pause)
             self._wake.clear()
