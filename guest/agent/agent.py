@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from forkyard import wire
-from guest.agent import randomness, sockets
+from guest.agent import sockets
 from guest.agent.app import App
 from guest.agent.consul_agent import ConsulAgent
 from guest.agent.containers import container_address
@@ -178,9 +178,9 @@ class Agent:
         """Run what the fork will need once, so that its code and its files are in memory."""
         self._consul.warm()
         self._app.warm()
-        self._network.rehearse()
         sockets.rehearse()
-        randomness.fingerprint()
+        self._identifier.rehearse(self.settings.private_dir / "rehearsal")
+        self.answer(wire.encode({"verb": "hello"}))
 
     @property
     def _saved(self) -> Path:

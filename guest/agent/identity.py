@@ -5,13 +5,16 @@ Fails closed: the first point that cannot be proved ends it, and all that were n
 Everything may be done again with the same identity.
 """
 
+import base64
 import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from forkyard import wire
@@ -69,6 +72,32 @@ class Identifier:
         missing = {p: wire.PointReport(p, "", proved=False, seconds=0.0, detail="not reached") for p in wire.POINTS}
         points = tuple((missing | reports)[point] for point in wire.POINTS)
         return wire.IdentityReport(identity.fork_id, points, time.monotonic() - received)
+
+    def rehearse(self, scratch: Path) -> None:
+        """
+        Take this machine's own present identity, its files below *scratch*, which is removed again.
+
+        What runs for the first time loads, compiles and caches (OpenSSL's providers, netlink's message
+        classes): before the fork that is paid for once, after it by every child.
+        """
+        settings = replace(self._settings, root=scratch, shared_dir=scratch)
+        twin = Identifier(settings, self._network, self._app, self._consul, self._containers)
+        now = _own_identity()
+        randomness.reseed(now.seed)
+        clock.step(now.wall_clock, time.monotonic())
+        twin._write_identity(now)
+        twin._set_hostname(now.name)
+        twin._set_machine_id(now.machine_id)
+        twin._set_dhcp_client_id(now.machine_id)
+        host_keys.replace_host_keys(scratch, now.name)
+        self._network.rehearse()
+        self._consul.render(now)
+        for pid in [os.getpid(), *self._pids()]:
+            sockets.foreign_connections(pid, self._network.local_networks())
+        points = tuple(_report(point, lambda: ("", "")) for point in wire.POINTS)
+        wire.encode(wire.report_to_wire(wire.IdentityReport(now.fork_id, points, 0.0)))
+        wire.identity_from_wire(wire.decode(wire.encode(wire.identity_to_wire(now))))
+        shutil.rmtree(scratch)
 
     def _steps(self, identity: wire.Identity, received: float) -> dict[str, Callable[[], Outcome]]:
         # Randomness comes first, because keys are made of it, and the clock second, because files are
@@ -154,9 +183,30 @@ class Identifier:
         return f"{answer.child} {answer.fork_id}", "as the app itself says"
 
     def _drop_connections(self) -> Outcome:
-        pids = [int(c["State"]["Pid"]) for c in self._containers.running()]
-        dropped = sockets.drop_foreign(pids, self._network.local_networks())
+        dropped = sockets.drop_foreign(self._pids(), self._network.local_networks())
         return "none", f"{dropped} of the parent's were reset"
+
+    def _pids(self) -> list[int]:
+        return [int(c["State"]["Pid"]) for c in self._containers.running()]
+
+
+def _own_identity() -> wire.Identity:
+    """An identity that changes nothing: what this machine is called and believes now."""
+    return wire.Identity(
+        fork_id="rehearsal",
+        request_id="",
+        service="",
+        name=socket.gethostname(),
+        mac="",
+        address="127.0.0.1/8",
+        gateway=None,
+        machine_id="0" * 32,
+        consul_node_id="",
+        consul_join=("127.0.0.1",),
+        datacenter="dc1",
+        wall_clock=time.time(),
+        seed=base64.b64encode(os.urandom(randomness.SEED_BYTES)).decode(),
+    )
 
 
 def rename_host(hosts: str, old: str, new: str) -> str:

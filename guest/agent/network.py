@@ -20,6 +20,7 @@ from guest.agent.waiting import wait_for
 
 ETH_P_ARP = 0x0806
 BROADCAST = b"\xff" * 6
+REHEARSAL = "127.254.254.254"
 CARRIER_PATIENCE = 10.0
 """Seconds from the host's word that the link is up to the driver's."""
 
@@ -33,10 +34,15 @@ class Network:
         self._netlink = IPRoute()
 
     def rehearse(self) -> None:
-        """Look at everything once and change nothing."""
+        """Send each kind of message once; it ends as it began, because only loopback is changed and changed back."""
         self.mac()
         self.addresses()
         self.local_networks()
+        list(self._default_routes())
+        loopback = socket.if_nametoindex("lo")
+        self._netlink.link("set", index=loopback, state="up")
+        for change in ("replace", "del"):
+            self._netlink.addr(change, index=loopback, address=REHEARSAL, prefixlen=32)
 
     def set_mac(self, mac: str) -> str:
         """Give the device *mac* while it is down; it stays down."""

@@ -27,8 +27,8 @@ RESYNC = 60.0
 """Seconds between two looks at Consul when nothing happens."""
 RETRY = 2.0
 """Seconds until the next try while Consul is away."""
-FIRST_LOOK = 15.0
-"""Seconds after the release until Consul is asked who it is: not while it is busy starting."""
+FIRST_LOOK = 30.0
+"""Seconds after the release until Consul is asked who it is: not while a whole fleet is starting."""
 
 
 class Registrator:
