@@ -8,6 +8,8 @@ fleet is as asked, or as it was before, or the report says exactly what is there
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from signal import SIG_IGN, SIGTERM, signal
+from threading import current_thread, main_thread
 
 from flows.outcome import make_dry_report, make_report
 from flows.stages import Pending, Stages
@@ -200,9 +202,24 @@ def _undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
     except BaseException as error:
         work.permit.withdraw(f"the request was stopped ({type(error).__name__})")
         logger.warning("%s: stopped by %s: undoing what is half made", work.service, type(error).__name__)
-        stages.settle(SETTLE)
-        _undo(work, before)
+        with _deaf_to_sigterm():
+            stages.settle(SETTLE)
+            _undo(work, before)
         raise
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    # Seen on a busy machine: a cancelled run is told twice, and the second signal must not stop the undoing
+    # half way. It cannot go on for long: Prefect kills a cancelled run's process after 30 s.
+    if current_thread() is not main_thread():
+        yield
+        return
+    previous = signal(SIGTERM, SIG_IGN)
+    try:
+        yield
+    finally:
+        signal(SIGTERM, previous)
 
 
 def _undo(work: Work, before: Fleet) -> None:

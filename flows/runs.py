@@ -44,11 +44,13 @@ class Progress:
     percent: float
     text: str
     """Children per phase, in words."""
+    reported: bool = False
+    """Whether the run has said what there is now; it then only tidies up."""
 
     @property
     def final(self) -> bool:
-        """Whether the run is over."""
-        return self.state in FINAL
+        """Whether nothing more is to be learned: the run is over, or has reported."""
+        return self.reported or self.state in FINAL
 
 
 class ServerAway(PermanentError):
@@ -115,12 +117,14 @@ class Runs:
         """How far the run is now."""
         run = self._call("GET", f"/flow_runs/{run_id}", missing=f"the run {run_id}")
         state = run.get("state") or {}
-        found = self._artifact(run_id, "progress") or {}
+        found = {str(artifact.get("type")): artifact for artifact in self._artifacts(run_id, "progress", "result")}
+        shown = found.get("progress", {})
         return Progress(
             state=str(state.get("type") or "PENDING"),
             message=str(state.get("message") or ""),
-            percent=float(found.get("data") or 0.0),
-            text=str(found.get("description") or ""),
+            percent=float(shown.get("data") or 0.0),
+            text=str(shown.get("description") or ""),
+            reported="result" in found,
         )
 
     def follow(self, run_id: str) -> Iterator[Progress]:
@@ -149,7 +153,7 @@ class Runs:
                 what=f"run {run_id}",
                 timeout=UNSERVED if waits else QUIET,
                 interval=timedelta(seconds=0.3),
-                slowest=timedelta(seconds=0.6),
+                slowest=timedelta(seconds=0.4),
             )
         except NotReady as error:
             text = (
@@ -160,16 +164,16 @@ class Runs:
 
     def cancel(self, run_id: str) -> None:
         """Ask the run to end and to undo what is half made; one that is over is left alone."""
-        if not self.progress(run_id).final:
+        if self.progress(run_id).state not in FINAL:
             state = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled by a person"}
             self._call("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": False})
 
     def result(self, run_id: str) -> dict[str, Any] | None:
         """What the run reported (as `forkyard.report.report_to_json` made it), or None when it has not."""
-        found = self._artifact(run_id, "result")
-        if found is None:
+        found = self._artifacts(run_id, "result")
+        if not found:
             return None
-        return read_result(found["data"]) | {"run_url": self.run_url(run_id)}
+        return read_result(found[0]["data"]) | {"run_url": self.run_url(run_id)}
 
     def results(self, service: str, *, limit: int = 20) -> list[dict[str, Any]]:
         """What the service's last runs reported, newest first."""
@@ -181,10 +185,11 @@ class Runs:
         """Where a person looks at the run."""
         return f"{self._base.removesuffix('/api')}/runs/flow-run/{run_id}"
 
-    def _artifact(self, run_id: str, kind: str) -> dict[str, Any] | None:
-        wanted = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": [kind]}}
-        found = self._call("POST", "/artifacts/filter", {"artifacts": wanted, "sort": "CREATED_DESC", "limit": 1})
-        return found[0] if found else None
+    def _artifacts(self, run_id: str, *kinds: str) -> list[dict[str, Any]]:
+        wanted = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": list(kinds)}}
+        body = {"artifacts": wanted, "sort": "CREATED_DESC", "limit": len(kinds)}
+        found: list[dict[str, Any]] = self._call("POST", "/artifacts/filter", body)
+        return found
 
     # Any: the API's answers are JSON.
     def _call(self, verb: str, path: str, body: object = None, *, missing: str = "") -> Any:  # noqa: ANN401

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 POLL = timedelta(seconds=0.5)
 """Time between two looks for scheduled runs: half of it is added to each start, and each costs the server some ms."""
 
-HEARTBEAT = timedelta(seconds=30)
-"""A run tells so often that it lives; Prefect takes no shorter time. For a runner that was killed with its runs."""
-
 SWEEP = timedelta(minutes=10)
 """Time between two sweeps of the reaper, for each service."""
 
@@ -68,7 +65,6 @@ def make_environment(settings: "Settings") -> dict[str, str]:
     plain = url.startswith("http://")
     return {
         "PREFECT_API_URL": url,
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(int(HEARTBEAT.total_seconds())),
         # Without it a client that finds no server starts one of its own, which nobody ends.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # Each client loads the system's certificates, for 0.1 s of CPU, also where nothing is encrypted.

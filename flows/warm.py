@@ -9,20 +9,31 @@ a process of its own all the same, with its own pid to kill, and the runner's co
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID
 
 import anyio
 from prefect._internal.control_listener import configure_from_env
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.engine import handle_engine_signals
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
+from prefect.states import Crashed
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -57,10 +68,28 @@ class WarmRunner(Runner):
         """Start as any runner, and have the imports done before the first run comes."""
         await super().__aenter__()
         self._scheduled_run_poller._resolve_starter = self.make_starter  # noqa: SLF001 - see above
+        await self._settle_abandoned()
         await anyio.to_thread.run_sync(self._warm_up)
         if self._ready is not None:
             self._ready.touch()
         return self
+
+    async def _settle_abandoned(self) -> None:
+        """
+        Say of the runs of a runner that was killed that they have crashed; Prefect would show them as running for ever.
+
+        They have: a run's process ends itself when its runner is gone.
+        """
+        begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        found = await self._client.read_flow_runs(
+            deployment_filter=DeploymentFilter(
+                id=DeploymentFilterId(any_=list(self._deployment_registry.get_deployment_ids()))
+            ),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
+        )
+        for run in found:
+            message = "its process ended together with the one that served it. Run `forkyard reap`."
+            await self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
 
     def handle_sigterm(self, *_: object) -> None:
         """Cancel the runs under way and end; Prefect 3.8's own handler makes this coroutine and never awaits it."""
@@ -122,6 +151,7 @@ class ForkStarter:
 
 def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
     """Do in a forked process what `python -m prefect.engine` does in a fresh one."""
+    Thread(target=_end_with_runner, name="runner-watch", daemon=True).start()
     # Seen by who looks at the process list; the command line is that of the process forked.
     Path("/proc/self/comm").write_text("forkyard-run")
     os.environ.update(environment)  # noqa: TID251 - Prefect's own way to tell a run who it is
@@ -130,3 +160,11 @@ def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
     flow_run_id = UUID(run_id)
     with handle_engine_signals(flow_run_id):
         run_flow(getattr(import_module(module), name), flow_run=load_flow_run(flow_run_id))
+
+
+def _end_with_runner() -> None:
+    """Nobody would see the run end if it outlived the runner: SIGTERM then, which undoes what is half made."""
+    runner = multiprocessing.parent_process()
+    if runner is not None:
+        runner.join()
+        os.kill(os.getpid(), signal.SIGTERM)

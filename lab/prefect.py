@@ -1,7 +1,10 @@
 """
-The lab's Prefect: its server on SQLite, the process that serves the deployments, and what notices a dead run.
+The lab's Prefect: its server on SQLite, and the process that serves the deployments.
 
-Everything is below the state directory; nothing is sent anywhere. `forkyard lab up` may be called with it running.
+A run whose process dies has crashed at once: the runner sees it, or, if that died too, the next one. An automation
+on heartbeats would say so as well, and is not used here: its triggers and the runs' states write to one SQLite
+file, and calls were seen to wait a minute for its lock. Everything is below the state directory; nothing is sent
+anywhere. `forkyard lab up` may be called with it running.
 """
 
 import json
@@ -31,33 +34,6 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 SERVER, RUNNER = "prefect-server", "prefect-runner"
 
-_SILENT_FOR = 65
-"""Seconds; two heartbeats of 30 s and a little."""
-
-_ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
-
-AUTOMATION = {
-    "name": "forkyard: a run that no longer tells that it lives has crashed",
-    "description": "For a machine or a runner that died together with its runs: nobody else would say so.",
-    "trigger": {
-        "type": "event",
-        "posture": "Proactive",
-        "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
-        "for_each": ["prefect.resource.id"],
-        "after": ["prefect.flow-run.heartbeat"],
-        "expect": ["prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDED)],
-        "threshold": 1,
-        "within": _SILENT_FOR,
-    },
-    "actions": [
-        {
-            "type": "change-flow-run-state",
-            "state": "CRASHED",
-            "message": f"not heard of for {_SILENT_FOR} s: its process is gone. Run `forkyard reap`.",
-        }
-    ],
-}
-
 
 def start_prefect(settings: Settings, config: Path | None = None) -> bool:
     """
@@ -81,7 +57,6 @@ def start_prefect(settings: Settings, config: Path | None = None) -> bool:
         arguments = [str(_ready_file(settings)), *([str(config.resolve())] if config else [])]
         _spawn(settings, RUNNER, ["-m", "flows.serve", *arguments], config)
     _wait(settings)
-    _ensure_automation(settings)
     return True
 
 
@@ -151,12 +126,6 @@ def _wait(settings: Settings) -> None:
         return True
 
     wait_for(look, what="Prefect", timeout=START_TIMEOUT, interval=timedelta(milliseconds=200))
-
-
-def _ensure_automation(settings: Settings) -> None:
-    there = _call(settings, "POST", "/automations/filter", {"automations": {"name": {"any_": [AUTOMATION["name"]]}}})
-    if not there:
-        _call(settings, "POST", "/automations/", AUTOMATION)
 
 
 def _refuse_a_stranger(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.runs import Progress, Runs, ServerAway
+from flows.runs import FINAL, Progress, Runs, ServerAway
 from forkyard.errors import NotFound
 from forkyard.names import new_request_id
 from forkyard.processes import ProcessRef, end, find_process, is_alive, spawn
@@ -66,9 +66,14 @@ class Run:
         return found
 
     def wait(self) -> Progress:
-        """Follow it to its end."""
+        """Follow it to what it reports, and then to its end."""
         *_, last = self.runs.follow(self.id)
-        return last
+        assert last.final
+        return wait_for(self._over, what="the run's end", timeout=LONG)
+
+    def _over(self) -> Progress | None:
+        now = self.runs.progress(self.id)
+        return now if now.state in FINAL else None
 
     def left(self) -> dict[str, Any]:
         """What was there when it ended."""
