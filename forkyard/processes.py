@@ -47,7 +47,9 @@ def find_process(pid: int) -> ProcessRef | None:
         return None
     # The command's name may hold spaces and parentheses: fields count from the last one.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else ProcessRef(pid, int(fields[19]))
+    # Of a killed process the first thread may be gone while others still hold its files and devices: then it lives.
+    dead = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return None if dead else ProcessRef(pid, int(fields[19]))
 
 
 def is_alive(ref: ProcessRef) -> bool:
