@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard import wire
-from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, VerificationFailed
+from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
 from forkyard.hypervisors.qemu.instance import Instance, explained, get_process, translated
@@ -200,16 +200,26 @@ class QemuHypervisor:
 
     def _bring_up(self, record: Record, frozen: Frozen, deadline: Deadline, steps: Steps) -> None:
         place = self._children.path(record.name) / MACHINE
-        with translated(f"child {record.name}"):
-            instance = self._standbys.claim(frozen, place)
-            steps.done("claim" if instance else "no standby")
-            if instance is None:
+        ahead = self._standbys.claim(frozen, place)
+        steps.done("claim")
+        try:
+            if ahead is not None:
+                self._restore(ahead, frozen, deadline, steps)
+        except Unavailable:
+            # It died between the look and the claim: the fork need not fail for that.
+            self._children.clear(record.name, timeout=deadline.left)
+            ahead = None
+        if ahead is None:
+            with translated(f"child {record.name}"):
                 place.mkdir()
                 instance = self._launcher.start(place, frozen)
-                steps.done("start")
+            steps.done("start")
+            self._restore(instance, frozen, deadline, steps)
+        self._children.mark(record.name, FORKED, {"seconds": dict(steps.seconds)})
+
+    def _restore(self, instance: Instance, frozen: Frozen, deadline: Deadline, steps: Steps) -> None:
         with explained(instance):
             self._launcher.restore(instance, frozen, deadline, steps)
-        self._children.mark(record.name, FORKED, {"seconds": dict(steps.seconds)})
 
     def _connect(self, instance: Instance, guest: GuestChannel, qmp: Qmp, deadline: Deadline) -> None:
         attach(self._settings.qemu, instance.tap)
