@@ -26,6 +26,7 @@ from tests.support.small_vm import (
     SERVICE,
     SmallWorld,
     kill,
+    kill_process,
     make_identity,
     make_spec,
     make_stamp,
@@ -433,7 +434,7 @@ def test_a_process_that_died_while_it_waited_is_not_taken(world: SmallWorld) -> 
     hypervisor.warm(PARENT, 1, timeout=PATIENCE)
     (process,) = world.processes()
     pid = (world.settings.run_dir / "q" / process / "pid").read_text().split()[0]
-    os.kill(int(pid), signal.SIGKILL)
+    kill_process(int(pid))
     assert _fork(hypervisor, "game-a-1").power is Power.RUNNING
     assert [s.what for s in hypervisor.list_strays(older_than=timedelta(0))] == ["a standby whose QEMU is gone"]
     assert hypervisor.warm(PARENT, 1, timeout=PATIENCE) == 1

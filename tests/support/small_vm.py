@@ -19,6 +19,7 @@ from pyroute2 import IPRoute, netns
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
 from forkyard.hypervisors.qemu.instance import find_processes
 from forkyard.model import ForkSpec, Identity, Stamp, Vm, VmId
+from forkyard.processes import end, find_process
 from forkyard.settings import QemuSettings, Settings
 from lab.small_vm import build_small_image
 
@@ -157,4 +158,11 @@ def make_identity(vm: Vm) -> Identity:
 def kill(vm: Vm) -> None:
     """Let a child's QEMU die as the kernel's out-of-memory killer has it die."""
     assert vm.pid
-    os.kill(vm.pid, signal.SIGKILL)
+    kill_process(vm.pid)
+
+
+def kill_process(pid: int) -> None:
+    """Kill a QEMU and wait until nothing is left of it."""
+    process = find_process(pid)
+    assert process
+    end(process, timeout=PATIENCE, first=signal.SIGKILL)
