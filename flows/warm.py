@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 PRELOADED = (
     *("prefect.flow_engine", "prefect.task_engine", "prefect.engine", "prefect.concurrency._sync"),
     *("prefect.utilities.visualization", "anyio._backends._asyncio", "encodings.idna", "rich._emoji_codes"),
+    # The drivers, half a second of CPU together, which `open_world` and the first child would else pay.
+    *("forkyard.hypervisors.qemu.driver", "forkyard.hypervisors.qemu.network", "forkyard.hypervisors.qemu.qmp"),
+    *("forkyard.registry.consul", "forkyard.balancer.nginx", "pyroute2", "pyroute2.netns"),
 )
 """What every run imports beside its flow, much of it lazily; imported once, in the process that is forked."""
 

@@ -55,7 +55,7 @@ CREATE = (
     *("--volume", "/run/forkyard:/run/forkyard:ro", "--read-only", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges", "--label", "forkyard.app=true"),
     *("--env", "SERVICE_NAME=game", "--env", "SERVICE_TAGS=nodejs,forkyard"),
-    *("--env", "SERVICE_8080_CHECK_HTTP=/healthz", "--env", "SERVICE_8080_CHECK_INTERVAL=2s"),
+    *("--env", "SERVICE_8080_CHECK_HTTP=/healthz", "--env", "SERVICE_8080_CHECK_INTERVAL=5s"),
     *("--env", "SERVICE_8080_CHECK_TIMEOUT=5s", TAG),
 )
 
