@@ -49,8 +49,10 @@ class ConsulRegistry:
         node = registration.node
         # Without a forced leave a server that still remembers the dead member puts its node back into the catalog.
         # It is refused when no agent of this name was ever a member: the entry was registered by somebody else.
+        # Not with `prune`: for a member that has not been missed yet (its VM was killed a moment ago) the agent then
+        # sleeps ten seconds under serf's lock, and is itself suspected to be dead meanwhile.
         with suppress(PermanentError):
-            self._client.call(lambda c: c.agent.force_leave(node, prune=True))
+            self._client.call(lambda c: c.agent.force_leave(node))
         self._client.call(lambda c: c.catalog.deregister(node))
         self._client.call(lambda c: c.kv.delete(_mark(registration.service, node)))
 
