@@ -153,7 +153,7 @@ class Runs:
                 what=f"run {run_id}",
                 timeout=UNSERVED if waits else QUIET,
                 interval=timedelta(seconds=0.3),
-                slowest=timedelta(seconds=0.4),
+                slowest=timedelta(seconds=0.8),
             )
         except NotReady as error:
             text = (

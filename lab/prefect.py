@@ -96,6 +96,9 @@ def make_environment(settings: Settings, config: Path | None) -> dict[str, str]:
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Nobody has automations or work pools here, and looking for them costs time that the children need.
+            "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+            "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             # By default each task run is written by itself, after up to 5 s: the UI then lags 20 s behind.
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",

@@ -147,6 +147,9 @@ class ConsulAgent:
             "disable_update_check": True,
             "enable_central_service_config": False,
             "log_level": "warn",
+            # Five wake-ups a second, as by default, are most of what an idle emulated child costs; who is missed is
+            # found by the servers, which look every second.
+            "gossip_lan": {"gossip_interval": "1s", "probe_interval": "5s", "probe_timeout": "2s"},
         } | self.settings.settings
 
     def confirm(self, identity: wire.Identity) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 from forkyard.errors import Unsupported
 from forkyard.hypervisors.qemu.accelerator import choose_accelerator, host_cpu
 from forkyard.hypervisors.qemu.instance import Instance, explained, make_instance, start_instance
-from forkyard.hypervisors.qemu.machine import NIC, Boot, Machine, Wiring, differences, machine_type, render_command
+from forkyard.hypervisors.qemu.machine import (
+    EMULATED_CPU,
+    NIC,
+    Boot,
+    Machine,
+    Wiring,
+    differences,
+    machine_type,
+    render_command,
+)
 from forkyard.hypervisors.qemu.network import check_namespace
 from forkyard.hypervisors.qemu.parents import Frozen
 from forkyard.hypervisors.qemu.qmp import Qmp
@@ -39,7 +48,7 @@ class Launcher:
         return Machine(
             qemu=version,
             type=machine_type(version),
-            cpu="host" if accelerator == "kvm" else "max",
+            cpu="host" if accelerator == "kvm" else EMULATED_CPU,
             accelerator=accelerator,
             host_cpu=host_cpu() if accelerator == "kvm" else "",
             memory_mib=memory_mib,
