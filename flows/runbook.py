@@ -165,6 +165,8 @@ def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
     parents = sorted({step.placement.parent for step in steps if step.placement is not None})
     for frozen in [stages.submit(quiesce_parent, work, parent) for parent in parents]:
         frozen.result()
+    places = {(p.parent, p.host): p.at_once for step in steps if (p := step.placement) is not None}
+    work.pace.limit(sum(places.values()))
     # Each batch goes on by itself: a child that is slow to fork keeps no other from its identity.
     verified: list[Pending[list[Outcome[Vm]]]] = []
     for label, batch in _batches(steps):

@@ -108,6 +108,8 @@ class Placement:
     """Children that still fit; 0 when none."""
     limited_by: str = ""
     """What bounds the room, for the person: `memory`, `addresses`, `disk`, ..."""
+    at_once: int = 64
+    """Children that come up fastest together there; more only take the processor from each other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ CALL_TIMEOUT = timedelta(seconds=20)
 @task(name="fork-children", task_run_name="fork-children {label}", **BATCH)
 def fork_children(work: Work, label: str, steps: Sequence[Step]) -> list[Outcome[Vm]]:
     """Fork each step's child, its network down; none any more once too many have failed."""
-    del label
+    work.pace.enter(label, stop=work.permit.stop)
     return work.each(steps, lambda step: _fork(work, step))
 
 

@@ -86,9 +86,11 @@ def watching(work: Work) -> Iterator[None]:
 
 @task(name="verify-consul-registration", task_run_name="verify-consul-registration {label}", **BATCH)
 def verify_registration(work: Work, label: str, identified: Sequence[Outcome[Vm]]) -> list[Outcome[Vm]]:
-    """Wait until each identified child is registered and passes its checks."""
-    del label
-    return work.each(identified, lambda outcome: _verify(work, outcome))
+    """Wait until each identified child is registered and passes its checks; then others may begin."""
+    try:
+        return work.each(identified, lambda outcome: _verify(work, outcome))
+    finally:
+        work.pace.leave(label)
 
 
 def _verify(work: Work, identified: Outcome[Vm]) -> Outcome[Vm]:

@@ -17,6 +17,7 @@ from forkyard.errors import ForkyardError, TransientError
 from forkyard.model import Outcome, Phase, ScaleRequest
 from forkyard.report import Journal
 from forkyard.world import World
+from tasks.pace import Pace
 
 if TYPE_CHECKING:
     from tasks.registration import RegistrationWatch
@@ -91,6 +92,7 @@ class Work:
         self.request = request
         self.journal = journal
         self.permit = Permit()
+        self.pace = Pace()
         self.watch: RegistrationWatch | None = None
         self.draining: set[str] = set()
         """Children that this request has marked and not yet destroyed."""

@@ -51,6 +51,11 @@ def compute_room(settings: QemuSettings, facts: HostFacts, memory_bytes: int) ->
     return max(0, bounds[limit]), limit
 
 
+def children_at_once() -> int:
+    """How many children to bring up together: one a processor, and one more for the moments in which these wait."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def memory_available() -> int:
     """Bytes that the kernel could give out now without swapping."""
     line = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)

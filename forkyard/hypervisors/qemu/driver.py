@@ -14,6 +14,7 @@ from pathlib import Path
 
 from forkyard import wire
 from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
+from forkyard.hypervisors.qemu.capacity import children_at_once
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
 from forkyard.hypervisors.qemu.instance import Instance, explained, get_process, translated
@@ -77,7 +78,7 @@ class QemuHypervisor:
             if parent.service == service:
                 room, limit = self._children.room(records, sizes, parent.memory_bytes)
                 store, bridge = str(self._settings.state_dir), self._settings.qemu.bridge
-                found.append(Placement(VmId(parent.name), self._host, store, bridge, room, limit))
+                found.append(Placement(VmId(parent.name), self._host, store, bridge, room, limit, children_at_once()))
         return sorted(found, key=lambda placement: -placement.room)
 
     # Parents
