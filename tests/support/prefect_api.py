@@ -40,7 +40,7 @@ class Script:
                 self.parameters = body["parameters"]
                 return {"id": RUN}
             case "POST", "/api/artifacts/filter":
-                return self._artifact(body["artifacts"]["type"]["any_"][0])
+                return [found for kind in body["artifacts"]["type"]["any_"] for found in self._artifact(kind)]
         if path == f"/api/flow_runs/{RUN}/set_state":
             assert body["state"]["type"] == "CANCELLING"
             self.cancelled.set()
@@ -61,8 +61,11 @@ class Script:
     def _artifact(self, kind: str) -> list[dict[str, Any]]:
         if kind == "progress":
             text = self.texts[min(self.looks, len(self.texts) - 1)]
-            return [{"data": 50.0, "description": text}]
-        return [] if self.result is None else [{"data": json.dumps(self.result)}]
+            return [{"type": kind, "data": 50.0, "description": text}]
+        # A run reports at its end: as soon as a report is there, nobody looks at the progress any more.
+        if self.result is None or self.looks < len(self.states):
+            return []
+        return [{"type": kind, "data": json.dumps(self.result)}]
 
 
 @contextmanager
