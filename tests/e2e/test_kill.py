@@ -76,7 +76,7 @@ def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
         and any(run in w or state in w for w in process.info["cmdline"])
     }
     assert qemus - _standbys(lab) == pids
-    assert {path.name for path in (lab.settings.state_dir / "vms").iterdir()} == names
+    assert {path.name for path in (lab.settings.state_dir / "vms").iterdir() if path.is_dir()} == names
     entries = httpx.get(f"{lab.settings.consul.url}/v1/catalog/service/game", timeout=10).json()
     assert {entry["Node"] for entry in entries} == names
     upstream = (lab.settings.nginx.directory / "upstreams" / "game.conf").read_text()

@@ -74,7 +74,7 @@ def test_a_child_whose_qemu_is_killed_leaves_nginx_by_itself_and_the_next_reques
     again = empty_lab.scale(2)
 
     assert again.code == 0, again.err
-    names = {child["name"] for child in again.json["children"]}
+    names = {child["name"] for child in empty_lab.game()["children"]}
     assert victim["name"] not in names
     assert len(empty_lab.who_answers(20)) == 2
 
@@ -89,7 +89,7 @@ def test_a_fork_goes_on_where_the_parent_stood(empty_lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("-1", "negative"), ("13", "maximum of 12"), ("many", "many")],
+    [("-1", "negative"), ("13", "maximum of 12"), ("many", "integer")],
 )
 def test_a_target_that_cannot_be_is_refused_in_words_and_with_code_2(lab: Lab, target: str, words: str) -> None:
     answer = lab.run("scale", "game", "--to", target)
