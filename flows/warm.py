@@ -7,11 +7,13 @@ a process of its own all the same, with its own pid to kill, and the runner's co
 """
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID
 
 import anyio
+from httpx import HTTPError
 from prefect._internal.control_listener import configure_from_env
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -30,16 +33,19 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.engine import handle_engine_signals
+from prefect.exceptions import PrefectException
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from anyio.abc import TaskStatus
     from prefect.client.schemas.objects import FlowRun
+
+logger = logging.getLogger(__name__)
 
 PRELOADED = (
     *("prefect.flow_engine", "prefect.task_engine", "prefect.engine", "prefect.concurrency._sync"),
@@ -51,9 +57,13 @@ PRELOADED = (
 """What every run imports beside its flow, much of it lazily; imported once, in the process that is forked."""
 
 
+LOST = timedelta(seconds=3)
+"""Time between two looks for runs without a process; one that is seen without it twice has lost it."""
+
+
 class WarmRunner(Runner):
     """
-    A runner whose runs begin at once.
+    A runner whose runs begin at once, and end when their process does.
 
     Prefect has no public way to choose how a runner starts its processes; the one private name set here is why
     Prefect is pinned to a minor release.
@@ -64,6 +74,7 @@ class WarmRunner(Runner):
         super().__init__(**options)
         self._ready = ready
         self._flows = dict(flows)
+        self.alive: set[UUID] = set()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOADED, *(where.partition(":")[0] for where in flows.values())])
 
@@ -75,7 +86,13 @@ class WarmRunner(Runner):
         await anyio.to_thread.run_sync(self._warm_up)
         if self._ready is not None:
             self._ready.touch()
+        self._watch = asyncio.ensure_future(self._settle_lost())
         return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End as any runner."""
+        self._watch.cancel()
+        await super().__aexit__(*exc_info)
 
     async def _settle_abandoned(self) -> None:
         """
@@ -83,16 +100,40 @@ class WarmRunner(Runner):
 
         They have: a run's process ends itself when its runner is gone.
         """
-        begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-        found = await self._client.read_flow_runs(
-            deployment_filter=DeploymentFilter(
-                id=DeploymentFilterId(any_=list(self._deployment_registry.get_deployment_ids()))
-            ),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
-        )
-        for run in found:
+        for run in await self._begun(StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
             message = "its process ended together with the one that served it. Run `forkyard reap`."
             await self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+    async def _settle_lost(self) -> None:
+        """
+        End the runs whose process is gone and of which nobody said so.
+
+        Prefect forgets a run as its process ends. Cancelled at that very moment, the run would stay Cancelling
+        for ever, and whoever follows it would wait as long.
+        """
+        seen: set[UUID] = set()
+        while True:
+            await asyncio.sleep(LOST.total_seconds())
+            try:
+                begun = await self._begun(StateType.RUNNING, StateType.CANCELLING)
+                lost = {run.id: run for run in begun if run.id not in self.alive}
+                for run in (lost[known] for known in seen & lost.keys()):
+                    cancelling = run.state is not None and run.state.is_cancelling()
+                    end = Cancelled if cancelling else Crashed
+                    message = "its process is gone. Run `forkyard reap`."
+                    await self._client.set_flow_run_state(run.id, end(message=message), force=True)
+                seen = set(lost)
+            except (HTTPError, PrefectException):
+                # The server is busy or away: Prefect's own client asked again already; there is a next look.
+                logger.warning("could not look for runs without a process", exc_info=True)
+
+    async def _begun(self, *states: StateType) -> "list[FlowRun]":
+        """Runs of the deployments served here that are in one of *states*."""
+        served = list(self._deployment_registry.get_deployment_ids())
+        return await self._client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=served)),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
+        )
 
     def handle_sigterm(self, *_: object) -> None:
         """Cancel the runs under way and end; Prefect 3.8's own handler makes this coroutine and never awaits it."""
@@ -146,10 +187,14 @@ class ForkStarter:
         }
         where = self._runner.find_flow(self._deployment)
         process: BaseProcess = self._context.Process(target=run_in_fork, args=(where, str(flow_run.id), environment))
-        process.start()
-        # A forked process is to the handle what a spawned one is: pid, exit code, liveness.
-        task_status.started(ProcessHandle(cast("SpawnProcess", process)))
-        await anyio.to_thread.run_sync(process.join)
+        self._runner.alive.add(flow_run.id)
+        try:
+            process.start()
+            # A forked process is to the handle what a spawned one is: pid, exit code, liveness.
+            task_status.started(ProcessHandle(cast("SpawnProcess", process)))
+            await anyio.to_thread.run_sync(process.join)
+        finally:
+            self._runner.alive.discard(flow_run.id)
 
 
 def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:

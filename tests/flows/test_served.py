@@ -137,6 +137,16 @@ def test_a_killed_run_has_crashed_at_once(runs: Runs, tmp_path: Path) -> None:
     assert runs.result(run.id) is None
 
 
+def test_a_run_cancelled_after_its_process_was_killed_does_not_wait_for_ever(runs: Runs, tmp_path: Path) -> None:
+    run = Run(runs, tmp_path, 2, fork_seconds=20.0)
+    process = run.process()
+    # Cancelling first: a state in which Prefect hears no more of a crash.
+    os.kill(process.pid, signal.SIGSTOP)
+    runs.cancel(run.id)
+    os.kill(process.pid, signal.SIGKILL)
+    assert run.wait().state == "CANCELLED"
+
+
 def test_an_unknown_deployment_is_named(runs: Runs) -> None:
     with pytest.raises(NotFound, match="resize/resize"):
         runs.start("resize", {}, name="", key="k", tags=[])
