@@ -61,11 +61,16 @@ def ensure_network(network: LabNetwork) -> bool:
     if made:
         remove_network(network.namespace)  # the file of a namespace that a crash left behind
         netns.create(network.namespace)
-    with IPRoute(netns=network.namespace) as links:
+    return call_inside(network.namespace, lambda: _ensure_bridge(network)) or made
+
+
+def _ensure_bridge(network: LabNetwork) -> bool:
+    with IPRoute() as links:
         loopback = links.link_lookup(ifname="lo")[0]
         links.link("set", index=loopback, state="up")
         found = links.link_lookup(ifname=network.bridge)
-        if not found:
+        made = not found
+        if made:
             # No spanning tree: a child's port must forward from its first packet. A MAC of its own: without
             # one the bridge takes the lowest of its ports', and each child that leaves would change it for all.
             links.link(
@@ -77,10 +82,9 @@ def ensure_network(network: LabNetwork) -> bool:
                 address="06:66:" + ":".join(f"{octet:02x}" for octet in network.load_balancer.packed),
             )
             found = links.link_lookup(ifname=network.bridge)
-            made = True
         _add_addresses(links, found[0], network.addresses, network.network.prefixlen)
         links.link("set", index=found[0], state="up")
-    call_inside(network.namespace, _tune)
+    _tune()
     return made
 
 

@@ -5,6 +5,7 @@ Every process that a test starts inherits `FORKYARD_TEST_RUN`, and is known by i
 """
 
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Generator, Iterator
@@ -18,6 +19,11 @@ LAYERS = {"unit": 60, "contract": 300, "flows": 300, "bot": 120, "e2e": 1800}
 """Folders in the order in which they run, and the seconds that a test may take there, its fixtures included."""
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}  # noqa: TID251 - pytest has no settings of ours
+
+# Whoever runs the tests in the background, or under nohup, has them inherit ignored signals, and so would every
+# process that they start; but they interrupt commands as a person at a terminal does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before anything is imported that starts a process.
 os.environ[TEST_RUN] = uuid.uuid4().hex  # noqa: TID251 - the way to mark all descendants

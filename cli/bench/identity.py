@@ -130,12 +130,19 @@ def _consul_nodes(settings: Settings) -> list[dict[str, object]]:
 
 
 def _neighbours(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:
-    from pyroute2 import IPRoute  # noqa: PLC0415 - this bench only
+    from lab.daemons import call_inside  # noqa: PLC0415 - this bench only
 
     # Nginx has just talked to all of them, so the network's own table has them all.
-    with IPRoute(netns=settings.qemu.namespace) if settings.qemu.namespace else IPRoute() as links:
-        found = [(n.get_attr("NDA_DST"), n.get_attr("NDA_LLADDR")) for n in links.get_neighbours()]
-    return {names[address]: str(mac) for address, mac in found if address in names and mac}
+    namespace = settings.qemu.namespace
+    found = call_inside(namespace, _list_neighbours) if namespace else _list_neighbours()
+    return {names[address]: mac for address, mac in found if address in names and mac}
+
+
+def _list_neighbours() -> list[tuple[str, str]]:
+    from pyroute2 import IPRoute  # noqa: PLC0415 - this bench only
+
+    with IPRoute() as links:
+        return [(str(n.get_attr("NDA_DST")), str(n.get_attr("NDA_LLADDR") or "")) for n in links.get_neighbours()]
 
 
 def _ssh_keys(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Self
 from cli.bench import Context, Json
 from forkyard.errors import InvalidRequest, PermanentError
 from forkyard.phases import observe_fleet
+from forkyard.reap import LeavesRemnants
 from forkyard.world import open_world
 
 SERVICE = "game"
@@ -67,6 +68,8 @@ def find_excess(context: Context, wanted: int) -> list[str]:
     with open_world(context.settings, SERVICE) as world:
         fleet = observe_fleet(world)
         upstream = world.balancer.upstream(SERVICE)
+        keeper = world.hypervisor if isinstance(world.hypervisor, LeavesRemnants) else None
+        remnants = keeper.list_strays(older_than=timedelta()) if keeper is not None else ()
     names = {child.vm.name for child in fleet.children}
     servers = {server.name for server in upstream.servers} if upstream is not None else set()
     found = []
@@ -74,6 +77,7 @@ def find_excess(context: Context, wanted: int) -> list[str]:
         found.append(f"{len(fleet.serving)} of {len(names)} children serve, {wanted} are wanted")
     found += [f"{child.vm.name} is not kept" for child in fleet.children if child.vm.stamp.expires is not None]
     found += [f"stray registration of {stray.node}" for stray in fleet.strays]
+    found += [f"{remnant.path}: {remnant.what}" for remnant in remnants]
     found += [f"upstream line of {name}, which is no child" for name in sorted(servers - names)]
     return found
 

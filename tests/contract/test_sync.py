@@ -237,7 +237,7 @@ def test_any_server_of_consul_may_die_and_the_leader_too(bench: Bench) -> None:
                 bench.outside.start()
         # The leader is dead: another is chosen.
         register_again(bench.outside, entry(4))
-        bench.await_upstream(1, 2, 3, 4)
+        bench.await_upstream(1, 2, 3, 4, seconds=60)
         bench.outside.start()
         assert not lease.lost.is_set()
         assert bench.registry.holder("game") == HOLDER

@@ -9,6 +9,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from forkyard.balancer.nginx import NginxBalancer
+from lab.daemons import call_inside
 from tests.support.lab import Lab, until
 
 MOMENTS = (0.1, 0.4, 0.8, 1.2, 1.7, 2.3, 3.0, 4.0, 5.5, 7.5)
@@ -93,9 +94,11 @@ def _standbys(lab: Lab) -> set[int]:
 
 
 def _taps(lab: Lab) -> list[str]:
-    with IPRoute(netns=str(lab.settings.qemu.namespace)) as links:
-        return [
-            name
-            for link in links.get_links()
-            if (name := link.get_attr("IFLA_IFNAME")) not in {"lo", lab.settings.qemu.bridge}
-        ]
+    namespace = lab.settings.qemu.namespace
+    assert namespace is not None
+    return [name for name in call_inside(namespace, _devices) if name not in {"lo", lab.settings.qemu.bridge}]
+
+
+def _devices() -> list[str]:
+    with IPRoute() as links:
+        return [link.get_attr("IFLA_IFNAME") for link in links.get_links()]
