@@ -8,7 +8,7 @@ from tests.support.outside import Outside, outside_world
 from tests.support.small_vm import SmallWorld, small_world
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
     """Boot and freeze one small parent for all tests; who breaks it works on a copy."""
     with small_world(tmp_path_factory.mktemp("qemu")) as world:
@@ -16,7 +16,7 @@ def small_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorl
         yield world
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     """Consul, Nginx and stand-ins for children, for all tests of registry, balancer and sync."""
     with outside_world(tmp_path_factory.mktemp("outside")) as world:

@@ -13,7 +13,7 @@ from lab.prefect import start_prefect, stop_prefect
 from tests.flows.yard import Yard, make_yard
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One real Prefect for all tests, as `forkyard lab up` starts it: its server's first start takes 20 s of CPU."""
     port, home = find_free_port(), tmp_path_factory.mktemp("prefect")
