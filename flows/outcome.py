@@ -7,6 +7,9 @@ from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
 from forkyard.report import ChildReport, Interval, Report
 from tasks.work import Work
 
+MOST_NAMED = 5
+"""Children that a message names; the table has them all."""
+
 
 def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: BaseException | None = None) -> Report:
     """Make the report; *error* is what stopped the request."""
@@ -68,10 +71,23 @@ def _message(work: Work, after: Fleet | None, serving: int, error: BaseException
         return f"{serving} of {wanted} serving"
     if work.permit.lease_lost:
         return f"the lease was lost, so nothing more was changed: {serving} of {wanted} serving"
-    others = len(after.children) - serving if after is not None else 0
-    left = f", and {others} children are there that do not serve" if others else ""
+    left = _tell_others(after) if after is not None else ""
     stop = " (stopped making children after repeated failures)" if work.permit.breaker_open else ""
     return f"{serving} of {wanted} serving{left}{stop}"
+
+
+def _tell_others(fleet: Fleet) -> str:
+    others = [child for child in fleet.children if child.phase is not Phase.SERVING]
+    if not others:
+        return ""
+    words = [f"{child.vm.name} ({child.phase}, {_tell_checks(child)})" for child in others]
+    more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return f", and {len(others)} children are there that do not serve: {', '.join(words[:MOST_NAMED])}{more}"
+
+
+def _tell_checks(child: Child) -> str:
+    entry = child.registration
+    return f"checks {entry.status}" if entry is not None else "not registered"
 
 
 def _children(work: Work, after: Fleet | None) -> tuple[ChildReport, ...]:

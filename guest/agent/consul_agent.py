@@ -173,7 +173,7 @@ class ConsulAgent:
             port=service.port,
             tags=list(service.tags),
             meta=dict(service.meta),
-            check=service.check.to_consul(status) if service.check else None,
+            check=service.check.to_consul(status, failures="FailuresBeforeCritical") if service.check else None,
         )
 
     def deregister(self, service_id: str) -> None:

@@ -15,6 +15,8 @@ PREFIX = "forkyard:"
 
 DEFAULT_INTERVAL = "10s"
 DEFAULT_TIMEOUT = "5s"
+FAILURES = 2
+"""Failed checks in a row until Consul believes them: one slow answer on a busy host takes nobody out."""
 LOOPBACK = ("127.", "::1")
 
 
@@ -29,11 +31,17 @@ class Check:
     interval: str = DEFAULT_INTERVAL
     timeout: str = DEFAULT_TIMEOUT
 
-    def to_consul(self, status: str) -> dict[str, object]:
-        """The check as Consul's configuration and its API both take it."""
+    def to_consul(self, status: str, *, failures: str = "failures_before_critical") -> dict[str, object]:
+        """The check as Consul's configuration takes it; its API calls one key otherwise, *failures*."""
         if self.kind == "ttl":
             return {"ttl": self.target, "status": status}
-        return {self.kind: self.target, "interval": self.interval, "timeout": self.timeout, "status": status}
+        return {
+            self.kind: self.target,
+            "interval": self.interval,
+            "timeout": self.timeout,
+            "status": status,
+            failures: FAILURES,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,16 @@ def listed(machine: AgentMachine, service: str) -> list[dict[str, Any]]:
     return found or []
 
 
+def statuses(machine: AgentMachine, service: str) -> set[str]:
+    """What the server knows of the checks of the service."""
+    return {check["Status"] for entry in listed(machine, service) for check in entry["Checks"]}
+
+
+def checks_made(machine: AgentMachine, container: str) -> int:
+    """How often the app's health was asked."""
+    return int(machine.in_container(container, "wc -l < /tmp/asked"))
+
+
 def eventually(look: Callable[[], bool], what: str) -> None:
     """Pass as soon as *look* is true."""
     wait_for(lambda: look() or None, what=what, timeout=timedelta(seconds=30))
@@ -225,6 +235,22 @@ def test_the_parents_connections_to_the_outside_are_reset(machine: AgentMachine)
         assert is_open()
         assert identify(machine, make_identity())["ok"]
         assert not is_open()
+
+
+def test_one_failed_check_of_a_service_is_not_believed_and_two_are(child: AgentMachine) -> None:
+    late = {"SERVICE_NAME": "late", "SERVICE_CHECK_HTTP": "/cgi-bin/healthz", "SERVICE_CHECK_INTERVAL": "1s"}
+    child.run_container("late", port=8082, labels=late)
+    for service, container in (("late", "late"), ("game", "app")):  # told by Consul's API, and by its configuration
+        eventually(lambda service=service: statuses(child, service) == {"passing"}, f"{service} passing")  # type: ignore[misc]
+        # Says 503 to the next check, and 200 again.
+        child.in_container(container, "echo 503 > /tmp/once")
+        before = checks_made(child, container)
+        eventually(lambda container=container, n=before: checks_made(child, container) > n + 1, "two checks")  # type: ignore[misc]
+        assert statuses(child, service) == {"passing"}
+        child.in_container(container, "echo 503 > /tmp/health")
+        eventually(lambda service=service: "critical" in statuses(child, service), f"{service} critical")  # type: ignore[misc]
+        child.in_container(container, "rm /tmp/health")
+    child.remove_container("late")
 
 
 def test_a_container_that_starts_is_registered_and_one_that_stops_is_gone(child: AgentMachine) -> None:

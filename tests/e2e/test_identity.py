@@ -5,7 +5,7 @@ from tests.support.lab import Lab
 
 CHILDREN = 10
 ALIKE = {"clock", "tcp_connections"}
-WITNESSES = {"app's fork id", "consul node id", "consul address", "neighbour mac", "ssh host key"}
+WITNESSES = {"app's fork id", "consul node id", "consul address", "neighbour mac"}
 
 
 def test_ten_children_differ_in_every_point_that_they_must(empty_lab: Lab) -> None:

@@ -46,7 +46,12 @@ PROJECT = Path(__file__).parents[2]
 PATIENCE = timedelta(seconds=60)
 PARENT_MAC = "02:00:00:00:79:01"
 
-HEALTH = "#!/bin/sh\nprintf 'Status: %s\\r\\n\\r\\n' \"$(cat /tmp/health 2>/dev/null || echo 200)\"\n"
+HEALTH = r"""#!/bin/sh
+echo asked >> /tmp/asked
+answer=$(cat /tmp/health 2>/dev/null || cat /tmp/once 2>/dev/null || echo 200)
+rm -f /tmp/once
+printf 'Status: %s\r\n\r\n' "$answer"
+"""
 QUIESCE = "#!/bin/sh\nprintf 'Status: 200\\r\\nContent-Type: application/json\\r\\n\\r\\n{}'\n"
 REIDENTIFY = r"""#!/bin/sh
 read -r body
@@ -71,7 +76,7 @@ def app_image() -> bytes:
             tar.addfile(info)
         busybox = Path("/bin/busybox").read_bytes()
         _add(tar, "bin/busybox", busybox)
-        for name in ("sh", "cat", "sed", "sha256sum", "cut", "httpd", "rm", "touch", "nc", "sleep"):
+        for name in ("sh", "cat", "sed", "sha256sum", "cut", "httpd", "rm", "touch", "nc", "sleep", "wc"):
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
@@ -238,11 +243,13 @@ class AgentMachine:
         with contextlib.closing(self.docker()) as client:
             client.containers.get(name).remove(force=True)
 
-    def in_container(self, name: str, script: str) -> None:
-        """Run a few shell words in a container."""
+    def in_container(self, name: str, script: str) -> str:
+        """Run a few shell words in a container; what they said."""
         with contextlib.closing(self.docker()) as client:
             code, output = client.containers.get(name).exec_run(["/bin/busybox", "sh", "-c", script])
         assert code == 0, output
+        assert isinstance(output, bytes)
+        return output.decode()
 
     def restore_app(self) -> None:
         """Put the app's hooks back."""

@@ -97,6 +97,7 @@ def test_an_http_check_asks_the_published_port_with_the_intervals_given() -> Non
         "interval": "2s",
         "timeout": "1s",
         "status": "passing",
+        "failures_before_critical": 2,
     }
 
 
