@@ -71,6 +71,7 @@ class VsphereHypervisor:
         self._inventory: Inventory | None = None
         self._known: dict[str, Vm] = {}
         self._services: dict[str, str] = {}
+        self._rows: dict[str, tuple[Inventory, list[ParentRow]]] = {}
 
     def close(self) -> None:
         """End the update stream and log out."""
@@ -121,6 +122,7 @@ class VsphereHypervisor:
             for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
                 done.result()
         if todo:
+            self._forget_look()
             rows = [self._parents.get(row.id, deadline=deadline) for row in rows]
         return self._as_parent(rows[0], service, inventory)
 
@@ -239,9 +241,14 @@ class VsphereHypervisor:
         return sorted(name for name, one in services if one.hypervisor == self.name and service in {None, name})
 
     def _list_rows(self, service: str, inventory: Inventory) -> list[ParentRow]:
+        with self._lock:
+            seen, rows = self._rows.get(service, (None, []))
+        if seen is inventory:
+            return rows
         rows = self._parents.list_parents(self._settings.service(service).parent, inventory)
         with self._lock:
             self._services.update({row.id: service for row in rows})
+            self._rows[service] = (inventory, rows)
         return rows
 
     def _look(self, *, younger_than: float) -> Inventory:

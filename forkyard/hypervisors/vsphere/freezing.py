@@ -62,7 +62,7 @@ def frozen_at(parent: ParentRow) -> datetime:
             return datetime.fromisoformat(told.removeprefix(_FREEZE))
         except ValueError:
             logger.debug("%s: %s is no time", parent.name, told)
-    return parent.created or datetime.fromtimestamp(0, UTC)
+    return (parent.created or datetime.fromtimestamp(0, UTC)).astimezone(UTC)
 
 
 def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> None:

@@ -20,7 +20,7 @@ from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow
 from forkyard.hypervisors.vsphere.session import Session
 
-FRESH = 10.0
+FRESH = 60.0
 """Seconds for which a parent's devices are believed: they change only by somebody's hand."""
 
 

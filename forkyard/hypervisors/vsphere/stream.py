@@ -130,6 +130,7 @@ class UpdateStream:
         self._objects: dict[str, Managed] = {}
         self._wanted: set[str] = set()
         self._listed: set[str] = set()
+        self._latest: dict[str, dict[str, Any]] = {}
         self._view: Managed = None
         self._collector: Managed = None
         self._stop = Event()
@@ -149,14 +150,19 @@ class UpdateStream:
 
     def follow(self, watch: Watch, objects: Iterable[Managed]) -> None:
         """Have the stream tell *watch* of these."""
+        known: dict[str, Values] = {}
         with self._lock:
             for one in objects:
                 key = key_of(one)
                 self._watches.setdefault(key, []).append(watch)
                 self._objects[key] = one
                 self._wanted.add(key)
+                # Listed still for somebody else, or for a watch that has just ended: vCenter tells its changes only.
+                known[key] = dict(self._latest.get(key, ()))
             if not self._threads and not self._stop.is_set():
                 self._start()
+        for key, values in known.items():
+            watch.tell(key, values)
         self._news.set()
 
     def close(self) -> None:
@@ -206,6 +212,7 @@ class UpdateStream:
                 with self._lock:
                     self._view = self._collector = None
                     self._listed = set()
+                    self._latest.clear()
             self._stop.wait(_PAUSE)
 
     def _read_until_lost(self) -> None:
@@ -245,12 +252,14 @@ class UpdateStream:
 
     def _tell(self, change: Managed) -> None:
         key = key_of(change.obj)
+        if change.kind == "leave":
+            return
+        changes = {str(one.name): one.val for one in change.changeSet}
         with self._lock:
+            self._latest.setdefault(key, {}).update(changes)
             watches = list(self._watches.get(key, ()))
-        if watches and change.kind != "leave":
-            changes = {str(one.name): one.val for one in change.changeSet}
-            for watch in watches:
-                watch.tell(key, changes)
+        for watch in watches:
+            watch.tell(key, changes)
 
     def _end_tasks(self, error: ForkyardError) -> None:
         with self._lock:
@@ -283,6 +292,8 @@ class UpdateStream:
             with self._lock:
                 if self._view is view:
                     self._listed = listed
+                for key in gone - self._wanted:
+                    self._latest.pop(key, None)
 
     def _as_reference(self, key: str) -> Managed:
         kind, _, moid = key.partition(":")
