@@ -111,11 +111,13 @@ func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
+	found := []string{}
 	for _, ref := range c.v.world.hosts {
 		host := c.v.registry.Get(ref).(*simulator.HostSystem)
-		if host.Name != r.PathValue("name") {
+		if !matches(r.PathValue("name"), host.Name) {
 			continue
 		}
+		found = append(found, host.Name)
 		ctx := c.v.context()
 		ctx.WithLock(host, func() {
 			var changes []types.PropertyChange
@@ -134,10 +136,12 @@ func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 			}
 			ctx.Update(host, changes)
 		})
-		writeJSON(w, http.StatusOK, map[string]any{"name": host.Name})
+	}
+	if len(found) == 0 {
+		refuse(w, fmt.Errorf("there is no host %q", r.PathValue("name")))
 		return
 	}
-	refuse(w, fmt.Errorf("there is no host %q", r.PathValue("name")))
+	writeJSON(w, http.StatusOK, map[string]any{"hosts": found})
 }
 
 func (c *controls) setDatastore(w http.ResponseWriter, r *http.Request) {

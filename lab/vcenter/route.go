@@ -53,7 +53,7 @@ func (v *vcenter) oursFor(method *simulator.Method) mo.Reference {
 		return &checkCalls{Self: ref, v: v}
 	case "StartProgramInGuest", "ListProcessesInGuest":
 		return &processCalls{Self: ref, v: v}
-	case "WaitForUpdatesEx", "CancelWaitForUpdates", "DestroyPropertyCollector":
+	case "WaitForUpdatesEx", "WaitForUpdates", "CancelWaitForUpdates", "DestroyPropertyCollector":
 		return &streamCalls{Self: ref, v: v}
 	}
 	return nil

@@ -196,6 +196,16 @@ func (c *streamCalls) WaitForUpdatesEx(ctx *simulator.Context, req *types.WaitFo
 	}
 }
 
+// WaitForUpdates is the old name of waiting without an end; pyVmomi's WaitForTask still uses it.
+func (c *streamCalls) WaitForUpdates(ctx *simulator.Context, req *types.WaitForUpdates) soap.HasFault {
+	body := new(methods.WaitForUpdatesBody)
+	found := c.WaitForUpdatesEx(ctx, &types.WaitForUpdatesEx{This: req.This, Version: req.Version}).(*methods.WaitForUpdatesExBody)
+	if body.Fault_ = found.Fault_; body.Fault_ == nil {
+		body.Res = &types.WaitForUpdatesResponse{Returnval: *found.Res.Returnval}
+	}
+	return body
+}
+
 // streamKey tells the sessions' own first property collectors apart, which all have one reference.
 func streamKey(ctx *simulator.Context, ref types.ManagedObjectReference) types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: ref.Type, Value: ctx.Session.Key + "/" + ref.Value}

@@ -40,7 +40,7 @@ type world struct {
 func (v *vcenter) build() error {
 	if v.options.esx {
 		v.model = simulator.ESX()
-		v.model.Autostart = true
+		v.model.ServiceContent.About.ApiVersion = apiVersion
 		v.world = &world{}
 		if err := v.model.Create(); err != nil {
 			return err

@@ -261,10 +261,10 @@ def test_a_running_parent_gains_a_disk_with_each_fork_and_stops_at_255(vcenter: 
         for number in range(3, 256):
             spec.name = f"child-{number}"
             tasks.append(parent.InstantClone_Task(spec))
-        for task in tasks[:-1]:
-            finish(task)
-        with pytest.raises(vim.fault.GenericVmConfigFault, match="255"):
-            finish(tasks[-1])
+        ended = {"success", "error"}
+        wait_for(lambda: {t.info.state for t in tasks} <= ended or None, what="all forks", timeout=SOON)
+        (wrong,) = (task.info.error for task in tasks if task.info.state == "error")
+        assert "255" in wrong.reason
         assert len(running.machines()) == 256
 
 
@@ -287,10 +287,10 @@ def test_forks_of_one_parent_wait_for_each_other_and_those_of_several_do_not(
     tasks = [parent.InstantClone_Task(clone_spec(parent, f"timed-{n}")) for n, parent in enumerate(parents)]
     for task in tasks:
         finish(task)
-    ended = [(task.info.completeTime - task.info.startTime).total_seconds() for task in tasks]
-    assert ended[0] < 0.55
-    assert ended[1] > 0.58
-    assert ended[2] < 0.55
+    first, second, elsewhere = (task.info for task in tasks)
+    assert (second.completeTime - first.startTime).total_seconds() >= 0.6
+    assert first.completeTime < second.completeTime
+    assert elsewhere.completeTime < second.completeTime
 
 
 def test_a_fault_that_is_set_strikes_as_often_as_was_set(content: Managed, vcenter: RunningVCenter) -> None:

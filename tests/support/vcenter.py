@@ -30,6 +30,7 @@ class RunningVCenter:
 
     vcenter: VCenter
     door: Door
+    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
     _delays: list[dict[str, Any]] = field(default_factory=list)
     _faults: list[dict[str, Any]] = field(default_factory=list)
     _guests: list[dict[str, Any]] = field(default_factory=list)
@@ -70,8 +71,7 @@ class RunningVCenter:
         """No delays, no faults, every host and datastore as in the beginning."""
         self._delays, self._faults, self._guests = [], [], []
         self._send()
-        for number in range(1, self.vcenter.hosts + 1):
-            self.set_host(f"esx-{number:02d}", maintenance=False, connected=True, memory_bytes=512 << 30)
+        self.set_host("*", maintenance=False, connected=True, memory_bytes=512 << 30)
         self.set_datastore(free_bytes=20 << 40, accessible=True)
 
     def struck(self) -> int:
@@ -80,7 +80,7 @@ class RunningVCenter:
         return sum(rule["struck"] for rule in [*(rules["faults"] or ()), *(rules["guests"] or ())])
 
     def set_host(self, name: str, **what: bool | int) -> None:
-        """Set `maintenance`, `connected` or `memory_bytes` of a host."""
+        """Set `maintenance`, `connected` or `memory_bytes` of the hosts whose names match."""
         self._ask("PUT", f"/hosts/{name}", what)
 
     def set_datastore(self, **what: bool | int) -> None:
@@ -125,11 +125,15 @@ class RunningVCenter:
         counted: dict[str, int] = self._ask("DELETE" if reset else "GET", "/calls")
         return counted
 
+    def close(self) -> None:
+        """Close the connection to the control API."""
+        self._client.close()
+
     def _send(self) -> None:
         self._ask("PUT", "/rules", {"seed": 1, "delays": self._delays, "faults": self._faults, "guests": self._guests})
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401 - the control API's own JSON
-        answer = httpx.request(method, self.door.control + path, json=body, timeout=30, trust_env=False)
+        answer = self._client.request(method, self.door.control + path, json=body)
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -140,7 +144,9 @@ def running_vcenter(directory: Path, **what: Any) -> Iterator[RunningVCenter]:  
     vcenter = replace(VCenter(directory=directory / "vcenter", hosts=HOSTS), **what)
     binary = build_vcenter(Settings().cache_dir)
     try:
-        yield RunningVCenter(vcenter, start_vcenter(vcenter, binary))
+        running = RunningVCenter(vcenter, start_vcenter(vcenter, binary))
+        yield running
+        running.close()
     finally:
         stop_vcenter(vcenter)
 
