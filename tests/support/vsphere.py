@@ -28,6 +28,10 @@ class VsphereWorld:
     settings: Settings
     opened: list[VsphereHypervisor] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Make the driver that clears up."""
+        self.janitor = VsphereHypervisor(self.settings)
+
     def open(self, **vsphere: Any) -> VsphereHypervisor:  # noqa: ANN401 - any of the settings
         """Make a driver, as each process has its own, under changed settings."""
         settings = replace(self.settings, vsphere=replace(self.settings.vsphere, **vsphere))
@@ -43,7 +47,7 @@ class VsphereWorld:
     def clear(self) -> None:
         """Calm vCenter, destroy all children, end the drivers."""
         self.vcenter.calm()
-        hypervisor = self.open()
+        hypervisor = self.janitor
         for vm in hypervisor.list_vms():
             hypervisor.destroy(vm.id, timeout=PATIENCE)
         for one in self.opened:
@@ -82,5 +86,5 @@ def vsphere_world(directory: Path, **what: Any) -> Iterator[VsphereWorld]:  # no
         try:
             yield world
         finally:
-            for one in world.opened:
+            for one in (*world.opened, world.janitor):
                 one.close()

@@ -12,7 +12,7 @@ from forkyard.errors import CapacityExhausted, InvalidRequest, Unsupported
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.addresses import CLAIM_SECONDS, AddressBook
 from forkyard.hypervisors.vsphere.api import vim
-from forkyard.hypervisors.vsphere.connection import choose_version, make_stub
+from forkyard.hypervisors.vsphere.connection import choose_version, make_context, make_stub
 from forkyard.hypervisors.vsphere.guestinfo import Mark
 from forkyard.hypervisors.vsphere.specs import Location, make_change, make_clone_spec
 from forkyard.model import Stamp
@@ -126,11 +126,11 @@ def test_a_vcenter_without_instant_clone_is_refused() -> None:
 )
 def test_a_connection_that_cannot_be_made_is_refused_at_once(settings: VsphereSettings, word: str) -> None:
     with pytest.raises(InvalidRequest, match=word):
-        make_stub(settings, version="vim.version.version12", timeout=1.0)
+        make_stub(settings, make_context(settings), version="vim.version.version12", timeout=1.0)
 
 
 def test_an_unchecked_certificate_is_loud(caplog: pytest.LogCaptureFixture) -> None:
-    make_stub(VsphereSettings(url="https://vc/sdk", verify=False), version="vim.version.version12", timeout=1.0)
+    make_context(VsphereSettings(url="https://vc/sdk", verify=False))
     assert "CERTIFICATE IS NOT CHECKED" in caplog.text
 
 

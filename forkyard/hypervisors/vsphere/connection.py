@@ -50,7 +50,7 @@ class PinnedConnection(http.client.HTTPSConnection):
             raise WrongCertificate(found)
 
 
-def make_stub(settings: VsphereSettings, *, version: str, timeout: float) -> Any:  # noqa: ANN401 - pyVmomi's stub
+def make_stub(settings: VsphereSettings, context: ssl.SSLContext, *, version: str, timeout: float) -> Any:  # noqa: ANN401 - pyVmomi's stub
     """
     Make the adapter that calls go through; nothing is sent yet.
 
@@ -65,7 +65,7 @@ def make_stub(settings: VsphereSettings, *, version: str, timeout: float) -> Any
         path=path,
         version=version,
         poolSize=_POOL,
-        sslContext=_make_context(settings, pin),
+        sslContext=context,
         httpConnectionTimeout=timeout,
         # Packing a few kilobytes costs both sides more time than it saves on a network of a data centre.
         acceptCompressedResponses=False,
@@ -110,20 +110,31 @@ def _read_pin(thumbprint: str) -> str:
     return pin
 
 
-def _make_context(settings: VsphereSettings, pin: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        text = f"vsphere.ca_file: {settings.ca_file} holds no certificates that can be read: {error}."
-        raise InvalidRequest(text) from error
-    if not pin and settings.verify:
-        return context
+def make_context(settings: VsphereSettings) -> ssl.SSLContext:
+    """
+    Make what decides whose certificate is believed; one for all connections, because reading the CAs takes a while.
+
+    Raises:
+        InvalidRequest: vsphere.ca_file cannot be read, or vsphere.thumbprint is none.
+    """
+    pin = _read_pin(settings.thumbprint)
+    if settings.verify and not pin:
+        return _make_strict_context(settings)
     if not pin:
         logger.warning(
             "%s: ITS CERTIFICATE IS NOT CHECKED (vsphere.verify = false): anybody on the way can read the password. "
             "Name its CA in vsphere.ca_file, or its fingerprint in vsphere.thumbprint.",
             settings.url,
         )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _make_strict_context(settings: VsphereSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        text = f"vsphere.ca_file: {settings.ca_file} holds no certificates that can be read: {error}."
+        raise InvalidRequest(text) from error

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from forkyard.errors import NotReady, TransientError, Unavailable, Unsupported
 from forkyard.hypervisors.vsphere.api import Managed, vim
-from forkyard.hypervisors.vsphere.connection import FIRST_VERSION, choose_version, make_stub
+from forkyard.hypervisors.vsphere.connection import FIRST_VERSION, choose_version, make_context, make_stub
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.faults import NotSent, SessionLost, translated
 from forkyard.settings import VsphereSettings, read_password
@@ -151,12 +151,13 @@ class Session:
             return self._logins
 
     def _connect(self) -> Any:  # noqa: ANN401 - pyVmomi's stub
-        asking = make_stub(self._settings, version=FIRST_VERSION, timeout=CALL_TIMEOUT)
+        context = make_context(self._settings)
+        asking = make_stub(self._settings, context, version=FIRST_VERSION, timeout=CALL_TIMEOUT)
         about = vim.ServiceInstance("ServiceInstance", asking).RetrieveContent().about
         version = choose_version(about.apiVersion)
         asking.DropConnections()
-        self._stub = _counting(make_stub(self._settings, version=version, timeout=CALL_TIMEOUT), self.calls)
-        slow = make_stub(self._settings, version=version, timeout=CALL_TIMEOUT + STREAM_WAIT)
+        self._stub = _counting(make_stub(self._settings, context, version=version, timeout=CALL_TIMEOUT), self.calls)
+        slow = make_stub(self._settings, context, version=version, timeout=CALL_TIMEOUT + STREAM_WAIT)
         self._slow_stub = _counting(slow, self.calls)
         self._content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
         return self._stub
