@@ -250,12 +250,16 @@ func (g *guest) look() {
 
 // followLink unplugs the game from its network, and plugs it in again, as the NIC says.
 func (g *guest) followLink(connected bool) {
-	if g.game != nil && g.game.isUp() != connected {
-		if connected {
-			_ = g.game.listen()
-		} else {
-			g.game.unplug()
-		}
+	g.mutex.Lock()
+	game := g.game
+	g.mutex.Unlock()
+	if game == nil || game.isUp() == connected {
+		return
+	}
+	if connected {
+		_ = game.listen()
+	} else {
+		game.unplug()
 	}
 }
 
@@ -293,7 +297,10 @@ func (g *guest) network() map[string]any {
 	if g.state.agent != "identified" {
 		return failed("the agent is " + g.state.agent + ", not identified")
 	}
-	if g.game == nil {
+	g.mutex.Lock()
+	plays := g.game != nil
+	g.mutex.Unlock()
+	if !plays {
 		made := newGame(g.identity, g.v.options.port, g.state.ticks)
 		made.sick = g.trouble.sick
 		if err := made.listen(); err != nil {

@@ -12,8 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from forkyard.model import Server, Upstream
 from forkyard.waiting import wait_for
+from lab.network import lab_network
 from lab.vsphere import GUEST_PASSWORD, GUEST_USER
+from tests.support.outside import Outside
 from tests.support.plain_vsphere import (
     Managed,
     ask_guest,
@@ -371,6 +374,32 @@ def test_one_stream_of_updates_tells_of_tasks_and_machines(content: Managed) -> 
     changes = [c for f in found.filterSet for o in f.objectSet if o.obj == child for c in o.changeSet]
     assert json.loads(next(c.val.value for c in changes if c.name == answer))["ok"]
     collector.DestroyPropertyCollector()
+
+
+def test_a_child_stands_in_consul_as_its_agent_would_put_it_there(outside: Outside, tmp_path: Path) -> None:
+    consul = f"http://{lab_network(outside.settings).load_balancer}:8500"
+    registry, balancer = outside.make_registry(), outside.make_balancer()
+    with (
+        running_vcenter(tmp_path, hosts=1, namespace=outside.namespace, consul_url=consul) as vcenter,
+        logged_in(vcenter.door) as content,
+    ):
+        child = fork(content, PARENT, name="shop-1")
+        identity = make_identity(child, "127.31.0.30") | {"service": "shop"}
+        assert ask_guest(child, "identify", identity=identity)["ok"]
+        assert registry.registrations("shop") == []
+        assert ask_guest(child, "network", edit=connect_nic(child))["ok"]
+        (found,) = registry.registrations("shop")
+        assert (found.node, found.address, found.port) == ("shop-1", "127.31.0.30", 8080)
+        assert (found.status, found.fork_id) == ("passing", child.config.uuid)
+        balancer.apply(Upstream("shop", (Server(found.node, found.address, found.port),)))
+        answer = outside.ask(service="shop")
+        assert (answer.status_code, "shop-1" in answer.text) == (200, True)
+        destroy(child)
+        wait_for(
+            lambda: not registry.registrations("shop") or None, what="the child's registration to go", timeout=SOON
+        )
+    balancer.apply(Upstream("shop", ()))
+    registry.close()
 
 
 def test_calls_are_counted(content: Managed, vcenter: RunningVCenter) -> None:
