@@ -14,7 +14,7 @@ from pathlib import Path
 from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
 from forkyard.names import SERVICE_NAME
-from forkyard.toml_reader import Problem, bounded, find_line, one_of, parse_toml, read_table
+from forkyard.toml_reader import Problem, bounded, find_line, merge_tables, one_of, parse_toml, read_table
 
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
 PASSWORD_VARIABLE = "FORKYARD_VCENTER_PASSWORD"  # noqa: S105 - the variable's name
@@ -132,6 +132,10 @@ class LabSettings:
     load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
     consul_port: int = bounded(18500, at_least=1, at_most=65535)
     prefect_port: int = bounded(14200, at_least=1, at_most=65535)
+    vcenter_port: int = bounded(14443, at_least=1, at_most=65535)
+    """Of the lab's own vCenter, which is there only after `forkyard lab up --hypervisor vsphere`."""
+    hosts: int = bounded(4, at_least=1, at_most=200)
+    """ESXi hosts in it, each with a parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,13 +264,30 @@ def load_settings(path: Path | None = None) -> Settings:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         message = f"{chosen}: cannot be read: {reason}. Name the right file with --config or {CONFIG_VARIABLE}."
         raise InvalidRequest(message) from error
-    return parse_settings(text, source=str(chosen))
+    return _under_lab(parse_settings(text, source=str(chosen)), text, source=str(chosen))
 
 
-def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
-    """Read the text of a forkyard.toml; raises InvalidRequest as `load_settings` does."""
+def lab_file(settings: Settings) -> Path:
+    """
+    Where the lab says what is different while it is up, such as the hypervisor and its address.
+
+    There only with a lab that was brought up under another hypervisor than the file's; every command reads it.
+    """
+    return settings.run_dir / "lab" / "forkyard.toml"
+
+
+def _under_lab(settings: Settings, text: str, *, source: str) -> Settings:
     try:
-        table = parse_toml(text)
+        over = lab_file(settings).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return settings
+    return parse_settings(text, source=f"{source} under {lab_file(settings)}", over=over)
+
+
+def parse_settings(text: str, *, source: str = "forkyard.toml", over: str = "") -> Settings:
+    """Read the text of a forkyard.toml, *over* laid over it; raises InvalidRequest as `load_settings` does."""
+    try:
+        table = merge_tables(parse_toml(text), parse_toml(over))
     except ValueError as error:
         message = f"{source}: {error}"
         raise InvalidRequest(message) from error
@@ -297,9 +318,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
         )
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
-    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port]
+    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port, ports.vcenter_port]
     if len(set(numbers)) < len(numbers):
-        problems.append(Problem(("lab",), ": two of load_balancer_port, consul_port and prefect_port are the same."))
+        text = ": two of load_balancer_port, consul_port, prefect_port and vcenter_port are the same."
+        problems.append(Problem(("lab",), text))
     for name, service in settings.services.items():
         problems.extend(_service_contradictions(settings, name, service))
     return problems

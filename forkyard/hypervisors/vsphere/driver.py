@@ -242,9 +242,9 @@ class VsphereHypervisor:
 
     def _list_rows(self, service: str, inventory: Inventory) -> list[ParentRow]:
         with self._lock:
-            seen, rows = self._rows.get(service, (None, []))
-        if seen is inventory:
-            return rows
+            known = self._rows.get(service)
+        if known is not None and known[0] is inventory:
+            return known[1]
         rows = self._parents.list_parents(self._settings.service(service).parent, inventory)
         with self._lock:
             self._services.update({row.id: service for row in rows})
