@@ -65,7 +65,7 @@ def _build(name: str, cache_dir: Path) -> Path:
         if not built.exists():
             # Not stripped of its path: two checkouts of the same sources are to give the same file.
             fresh = built.with_name(f".{built.name}.new")
-            _run([str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(fresh), _PROGRAMS[name]], cwd=SOURCES)
+            _run([str(go), "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(fresh), _PROGRAMS[name]], cwd=SOURCES)
             fresh.replace(built)
     return built
 

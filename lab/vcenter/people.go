@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -36,32 +37,36 @@ func (p *people) mayLogIn(asked *types.Login) bool {
 	return known && found.Password == asked.Password
 }
 
-// privileges that vCenter asks for, per method; as vCenter's own type information names them.
-var privileges = map[string]string{
-	"InstantClone_Task":      "VirtualMachine.Provisioning.Clone",
-	"CheckInstantClone_Task": "VirtualMachine.Provisioning.Clone",
-	"PowerOffVM_Task":        "VirtualMachine.Interact.PowerOff",
-	"PowerOnVM_Task":         "VirtualMachine.Interact.PowerOn",
-	"Destroy_Task":           "VirtualMachine.Inventory.Delete",
-	"ReconfigVM_Task":        "VirtualMachine.Config.AdvancedConfig",
-	"StartProgramInGuest":    "VirtualMachine.GuestOperations.Execute",
-	"ListProcessesInGuest":   "VirtualMachine.GuestOperations.Query",
-	"SetField":               "Global.SetCustomField",
-	"AddCustomFieldDef":      "Global.ManageCustomFields",
+// privileges that vCenter asks for, per method: its own, and those on the folder, pool and datastore of a new VM.
+var privileges = map[string][]string{
+	"InstantClone_Task": {
+		"VirtualMachine.Provisioning.Clone", "VirtualMachine.Inventory.CreateFromExisting", "VirtualMachine.Interact.PowerOn",
+		"Resource.AssignVMToPool", "Datastore.AllocateSpace",
+	},
+	"PowerOffVM_Task":        {"VirtualMachine.Interact.PowerOff"},
+	"PowerOnVM_Task":         {"VirtualMachine.Interact.PowerOn"},
+	"Destroy_Task":           {"VirtualMachine.Inventory.Delete"},
+	"ReconfigVM_Task":        {"VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.EditDevice"},
+	"StartProgramInGuest":    {"VirtualMachine.GuestOperations.Execute"},
+	"ListProcessesInGuest":   {"VirtualMachine.GuestOperations.Query"},
+	"CustomizeGuest_Task":    {"VirtualMachine.Provisioning.Customize"},
+	"StartGuestNetwork_Task": {"VirtualMachine.Provisioning.Customize"},
+	"SetField":               {"Global.SetCustomField"},
+	"AddCustomFieldDef":      {"Global.ManageCustomFields"},
 }
 
 func (p *people) refuse(session *simulator.Session, method *simulator.Method) types.BaseMethodFault {
-	needed, guarded := privileges[method.Name]
-	if session == nil || !guarded {
+	needed := privileges[method.Name]
+	if session == nil || len(needed) == 0 {
 		return nil
 	}
 	p.mutex.Lock()
 	lacks := p.all[session.UserName].Lacks
 	p.mutex.Unlock()
-	for _, one := range lacks {
-		if one == needed {
+	for _, one := range needed {
+		if slices.Contains(lacks, one) {
 			this := method.This
-			return &types.NoPermission{Object: &this, PrivilegeId: needed}
+			return &types.NoPermission{Object: &this, PrivilegeId: one}
 		}
 	}
 	return nil

@@ -51,6 +51,8 @@ func (v *vcenter) oursFor(method *simulator.Method) mo.Reference {
 		}
 	case "CheckInstantClone_Task":
 		return &checkCalls{Self: ref, v: v}
+	case "CustomizeGuest_Task", "StartGuestNetwork_Task":
+		return &customizeCalls{Self: ref, v: v}
 	case "StartProgramInGuest", "ListProcessesInGuest":
 		return &processCalls{Self: ref, v: v}
 	case "WaitForUpdatesEx", "WaitForUpdates", "CancelWaitForUpdates", "DestroyPropertyCollector":

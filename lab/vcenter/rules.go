@@ -6,11 +6,14 @@ import (
 	"net/http"
 	"path"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
+
+const setByTest = "set by a test"
 
 // When a fault strikes.
 const (
@@ -166,19 +169,47 @@ func (f *fault) make(on types.ManagedObjectReference) types.BaseMethodFault {
 	if err != nil {
 		return &types.SystemError{Reason: err.Error()}
 	}
-	switch known := made.(type) {
-	case *types.NoPermission:
-		known.Object, known.PrivilegeId = &on, privileges[f.rule.Method]
-	case *types.ManagedObjectNotFound:
-		known.Obj = on
-	case *types.NoDiskSpace:
-		known.Datastore = datastoreName
-	case *types.SystemError:
-		known.Reason = "set by a test"
-	case *types.GenericVmConfigFault:
-		known.Reason = "set by a test"
+	fill(reflect.ValueOf(made).Elem(), on)
+	if denied, ok := made.(*types.NoPermission); ok {
+		denied.Object = &on
+		if needed := privileges[f.rule.Method]; len(needed) > 0 {
+			denied.PrivilegeId = needed[0]
+		}
 	}
 	return made
+}
+
+// fill what the API requires of a fault: a client cannot read one with an empty reference or enumeration.
+func fill(value reflect.Value, on types.ManagedObjectReference) {
+	for index := range value.NumField() {
+		field, described := value.Field(index), value.Type().Field(index)
+		switch {
+		case described.Anonymous:
+			fill(field, on)
+		case strings.Contains(described.Tag.Get("xml"), ",omitempty"):
+		case field.Type() == reflect.TypeOf(on):
+			reference := on
+			if described.Name == "Task" {
+				reference = types.ManagedObjectReference{Type: "Task", Value: "task-1"}
+			}
+			field.Set(reflect.ValueOf(reference))
+		case field.Type() == reflect.TypeOf(types.LocalizedMethodFault{}):
+			inner := types.LocalizedMethodFault{Fault: &types.SystemError{Reason: setByTest}, LocalizedMessage: setByTest}
+			field.Set(reflect.ValueOf(inner))
+		case field.Kind() == reflect.String:
+			field.SetString(firstValue(field))
+		}
+	}
+}
+
+// firstValue is an enumeration's first, and for any other text one that says where it comes from.
+func firstValue(field reflect.Value) string {
+	if values := field.MethodByName("Strings"); values.IsValid() {
+		if all, ok := values.Call(nil)[0].Interface().([]string); ok && len(all) > 0 {
+			return all[0]
+		}
+	}
+	return setByTest
 }
 
 func makeFault(name string) (types.BaseMethodFault, error) {

@@ -74,5 +74,5 @@ func describe(fault types.BaseMethodFault) string {
 
 var descriptions = map[string]string{
 	"InstantClone_Task": "instantClone", "CheckInstantClone_Task": "checkInstantClone", "PowerOffVM_Task": "powerOff",
-	"PowerOnVM_Task": "powerOn", "Destroy_Task": "destroy", "ReconfigVM_Task": "reconfigure",
+	"CustomizeGuest_Task": "customize", "StartGuestNetwork_Task": "startNetwork", "PowerOnVM_Task": "powerOn", "Destroy_Task": "destroy", "ReconfigVM_Task": "reconfigure",
 }

@@ -54,6 +54,9 @@ func (v *vcenter) build() error {
 	about := &v.model.ServiceContent.About
 	// It says 6.5 by itself, and pyVmomi then hides Instant Clone.
 	about.ApiVersion, about.Version = apiVersion, "8.0.3"
+	v.model.ServiceContent.GuestCustomizationManager = &types.ManagedObjectReference{
+		Type: "VirtualMachineGuestCustomizationManager", Value: "guestCustomizationManager",
+	}
 	if err := v.model.Create(); err != nil {
 		return err
 	}

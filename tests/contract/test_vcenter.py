@@ -304,6 +304,66 @@ def test_a_fault_that_is_set_strikes_as_often_as_was_set(content: Managed, vcent
     assert vcenter.struck() == 1
 
 
+def test_every_fault_that_a_fork_may_meet_can_be_read(content: Managed, vcenter: RunningVCenter) -> None:
+    parent = find_entity(content, PARENT)
+    spec = clone_spec(parent, "never-made")
+    for name in (
+        "TaskInProgress",
+        "InvalidState",
+        "InvalidPowerState",
+        "InvalidDatastore",
+        "InsufficientResourcesFault",
+        "DisallowedMigrationDeviceAttached",
+        "FileFault",
+        "NoDiskSpace",
+        "DuplicateName",
+        "ConcurrentAccess",
+        "NoPermission",
+        "NotAuthenticated",
+        "ManagedObjectNotFound",
+        "HostNotConnected",
+        "HostConnectFault",
+        "ResourceInUse",
+        "RequestCanceled",
+        "SystemError",
+        "HostCommunication",
+        "NotSupported",
+        "InvalidArgument",
+        "GenericVmConfigFault",
+    ):
+        vcenter.calm()
+        vcenter.fail("InstantClone_Task", name, when="call")
+        with pytest.raises(vmodl.MethodFault) as caught:
+            parent.InstantClone_Task(spec)
+        assert type(caught.value).__name__.endswith(name)
+
+
+def test_a_guest_without_our_agent_is_customized_by_its_tools(content: Managed) -> None:
+    child = fork(content, PARENT)
+    auth = vim.vm.guest.NamePasswordAuthentication(username=GUEST_USER, password=GUEST_PASSWORD)
+    kinds = vim.vm.customization
+    spec = kinds.Specification(
+        identity=kinds.LinuxPrep(hostName=kinds.FixedName(name="plain-1"), domain="test"),
+        globalIPSettings=kinds.GlobalIPSettings(),
+        nicSettingMap=[
+            kinds.AdapterMapping(
+                adapter=kinds.IPSettings(ip=kinds.FixedIp(ipAddress="127.31.0.40"), subnetMask="255.0.0.0")
+            )
+        ],
+    )
+    manager = content.guestCustomizationManager
+    finish(manager.CustomizeGuest_Task(vm=child, auth=auth, spec=spec))
+    assert child.guest.hostName == "plain-1"
+    assert is_refused("127.31.0.40")
+    with pytest.raises(vim.fault.InvalidState):
+        finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
+    edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=connect_nic(child))
+    finish(child.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
+    finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
+    assert child.guest.ipAddress == "127.31.0.40"
+    assert play("127.31.0.40")["child"] == "plain-1"
+
+
 @pytest.mark.parametrize("when", ["late", "lost"])
 def test_a_fork_may_fail_although_its_child_lives(content: Managed, vcenter: RunningVCenter, when: str) -> None:
     vcenter.fail("InstantClone_Task", "GenericVmConfigFault", when=when, count=1)
