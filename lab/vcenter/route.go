@@ -22,6 +22,9 @@ func (v *vcenter) route(ctx *simulator.Context, method *simulator.Method) (mo.Re
 	}
 	if method.Name == "Logout" && ctx.Session != nil {
 		v.streams.endAll(ctx.Session.Key + "/")
+		v.mutex.Lock()
+		delete(v.sessions, ctx.Session.Key)
+		v.mutex.Unlock()
 	}
 	host := v.hostNameOf(method.This)
 	if wrong := v.people.refuse(ctx.Session, method); wrong != nil {
