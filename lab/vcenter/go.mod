@@ -1,5 +1,8 @@
 module forkyard/lab/vcenter
 
+// go.sum holds what the two programs are built of. `go mod tidy` also adds what only the tests of a dependency need,
+// among it a module whose path is the name of a host, and no file here names one: take that line out again.
+
 go 1.25.0
 
 require (
