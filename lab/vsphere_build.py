@@ -63,9 +63,10 @@ def _build(name: str, cache_dir: Path) -> Path:
         go = find_go(cache_dir)
         built = cache_dir / f"{name}-{_hash_inputs(go)}"
         if not built.exists():
-            # Not stripped of its path: two checkouts of the same sources are to give the same file.
             fresh = built.with_name(f".{built.name}.new")
-            _run([str(go), "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(fresh), _PROGRAMS[name]], cwd=SOURCES)
+            # Without the checkout's path in it: two checkouts of the same sources give the same file.
+            options = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
+            _run([str(go), "build", *options, "-o", str(fresh), _PROGRAMS[name]], cwd=SOURCES)
             fresh.replace(built)
     return built
 
