@@ -28,8 +28,11 @@ def option_path(key: str) -> str:
 
 
 _STAMP, _IDENTIFIED = option_path(guestinfo.STAMP), option_path(guestinfo.IDENTIFIED)
-_VM_PATHS = ("name", "config.uuid", "config.createDate", "runtime.powerState", "runtime.host", _STAMP, _IDENTIFIED)
 _FROZEN = "runtime.instantCloneFrozen"
+_VM_PATHS = (
+    *("name", "config.uuid", "runtime.powerState", "runtime.host", _FROZEN),
+    *(_STAMP, _IDENTIFIED),
+)
 _HOST_PATHS = (
     *("name", "runtime.connectionState", "runtime.inMaintenanceMode"),
     *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
@@ -53,10 +56,10 @@ class VmRow:
     id: str
     name: str
     powered_on: bool
+    frozen: bool
     host: str | None
     """vCenter's id of its host."""
     bios_uuid: str
-    created: datetime | None
     mark: Mark | None
     """None: not a child of ours."""
     mac: str | None
@@ -265,9 +268,9 @@ def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
         id=moid(ref),
         name=str(values.get("name", "")),
         powered_on=values.get("runtime.powerState") == "poweredOn",
+        frozen=bool(values.get(_FROZEN)),
         host=moid(host) if host is not None else None,
         bios_uuid=bios_uuid,
-        created=values.get("config.createDate"),
         mark=mark,
         mac=guestinfo.parse_identified(identified, mark.stamp.fork_id) if mark is not None else None,
     )

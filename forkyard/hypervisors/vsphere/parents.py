@@ -11,13 +11,13 @@ A child of ours is never a parent, whatever it is called.
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from forkyard.errors import InvalidRequest, NotFound
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow
+from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
 from forkyard.hypervisors.vsphere.session import Session
 
 FRESH = 60.0
@@ -59,10 +59,21 @@ class ParentFinder:
         self._known: dict[str, tuple[float, ParentRow]] = {}
 
     def list_parents(self, rule: str, inventory: Inventory, *, deadline: Deadline | None = None) -> list[ParentRow]:
-        """Every parent by *rule*, frozen or not, as it is now; by name."""
-        found = self._reader.read_parents(self._candidates(parse_rule(rule), inventory), deadline=deadline)
-        self._remember(found)
-        return sorted(found, key=lambda parent: parent.name)
+        """Every parent by *rule*, frozen or not, by name; as *inventory* has it, its devices as of a moment ago."""
+        rows = self._candidates(parse_rule(rule), inventory)
+        with self._lock:
+            now = time.monotonic()
+            known = {row.id: self._known[row.id] for row in rows if row.id in self._known}
+        fresh = {
+            row.id: replace(parent, powered_on=row.powered_on, host=row.host)
+            for row in rows
+            for seen, parent in [known.get(row.id, (0.0, None))]
+            # One that was frozen since, by whomever, is read anew: its disks and its last request are others.
+            if parent is not None and now - seen < FRESH and parent.frozen == row.frozen
+        }
+        missing = self._reader.read_parents([row.id for row in rows if row.id not in fresh], deadline=deadline)
+        self._remember(missing)
+        return sorted([*fresh.values(), *missing], key=lambda parent: parent.name)
 
     def get(self, parent: str, *, deadline: Deadline | None = None) -> ParentRow:
         """
@@ -92,12 +103,12 @@ class ParentFinder:
         with self._lock:
             self._known.update({parent.id: (time.monotonic(), parent) for parent in parents})
 
-    def _candidates(self, rule: Rule, inventory: Inventory) -> list[str]:
+    def _candidates(self, rule: Rule, inventory: Inventory) -> list[VmRow]:
         own = [vm for vm in inventory.vms if vm.mark is None]
         if rule.kind == "name":
-            return [vm.id for vm in own if fnmatchcase(vm.name, rule.what)]
+            return [vm for vm in own if fnmatchcase(vm.name, rule.what)]
         members = self._in_folder(rule.what) if rule.kind == "folder" else self._with_attribute(rule)
-        return [vm.id for vm in own if vm.id in members]
+        return [vm for vm in own if vm.id in members]
 
     def _in_folder(self, path: str) -> set[str]:
         index = self._session.content.searchIndex
