@@ -1,7 +1,7 @@
 # Every target installs what it needs; `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab demo down test check format lint types imports unit lock bench clean
+.PHONY: help install lab demo down test check format lint types imports unit vcenter lock bench clean
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -56,6 +56,10 @@ imports:
 
 unit:
 	@$(BIN)/pytest -q tests/unit
+
+vcenter: ## Build the vCenter to test against, and govc, into the cache (root, minutes the first time)
+	@bin/bootstrap lab
+	@$(BIN)/python -c 'from forkyard.settings import load_settings as s; from lab.vsphere_build import *; c = s().cache_dir; build_vcenter(c); build_govc(c)'
 
 lock: ## Lock the Python packages anew, without the name of any host
 	@bin/bootstrap install

@@ -26,6 +26,8 @@ class LabState:
     consul: str
     prefect: str
     parts: dict[str, PartState]
+    vcenter: dict[str, str] | None = None
+    """Of a lab with a vCenter of its own: `url`, `user`, `password`, `thumbprint`."""
 
     @property
     def up(self) -> bool:
@@ -39,20 +41,26 @@ def observe_lab(settings: Settings) -> LabState:
 
     found = status(settings)
     parts = {part.name: PartState(part.healthy, part.detail) for part in found.parts}
-    return LabState(found.load_balancer, found.consul, found.prefect, parts)
+    vcenter = asdict(found.vcenter) if found.vcenter is not None else None
+    return LabState(found.load_balancer, found.consul, found.prefect, parts, vcenter)
 
 
 def lab_shape(state: LabState) -> Json:
     """The JSON of the lab; `load_balancer`, `consul` and `prefect` are kept stable."""
-    return asdict(state) | {"up": state.up}
+    shape = asdict(state) | {"up": state.up}
+    if state.vcenter is None:
+        del shape["vcenter"]
+    return shape
 
 
-def run_up(config: Path | None, *, as_json: bool) -> int:
-    """Start what is not running."""
+def run_up(config: Path | None, *, hypervisor: str | None, hosts: int | None, as_json: bool) -> int:
+    """Start what is not running; *hypervisor* and *hosts*: what the lab has instead of what forkyard.toml says."""
+    from lab.own_vcenter import choose_hypervisor  # noqa: PLC0415 - as above
     from lab.world import up  # noqa: PLC0415 - as above
 
-    settings = load_settings(config)
     require_root("forkyard lab up")
+    choose_hypervisor(load_settings(config), hypervisor, hosts)
+    settings = load_settings(config)
     started = time.monotonic()
     up(settings, say, config=config)
     state = observe_lab(settings)
@@ -101,3 +109,5 @@ def _show(state: LabState, title: str) -> None:
     console.print(f"\n  load balancer  {state.load_balancer}")
     console.print(f"  Consul         {state.consul}/ui")
     console.print(f"  Prefect        {state.prefect}")
+    if state.vcenter is not None:
+        console.print(f"  vCenter        {state.vcenter['url']} (user and password: --json)")

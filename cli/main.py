@@ -234,11 +234,24 @@ def demo(context: typer.Context, service: Service = "game", json: Json = False) 
 
 
 @lab_app.command("up")
-def lab_up(context: typer.Context, json: Json = False) -> None:
-    """Start what is not running: Consul, Nginx, Prefect, the parent. The second time is quick."""
+def lab_up(
+    context: typer.Context,
+    hypervisor: Annotated[
+        str | None, typer.Option(help="qemu, or vsphere: a simulated vCenter. Left out: as forkyard.toml says.")
+    ] = None,
+    hosts: Annotated[int | None, typer.Option(help="ESXi hosts of the vCenter, each with a parent.")] = None,
+    json: Json = False,
+) -> None:
+    """
+    Start what is not running: Consul, Nginx, Prefect, the parent. The second time is quick.
+
+    Examples:
+    * `forkyard lab up`
+    * `forkyard lab up --hypervisor vsphere --hosts 64`
+    """
     from cli.lab import run_up
 
-    raise typer.Exit(run_up(context.obj, as_json=json))
+    raise typer.Exit(run_up(context.obj, hypervisor=hypervisor, hosts=hosts, as_json=json))
 
 
 @lab_app.command("down")

@@ -14,9 +14,10 @@ from pathlib import Path
 from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
 from forkyard.names import SERVICE_NAME
-from forkyard.toml_reader import Problem, bounded, find_line, one_of, parse_toml, read_table
+from forkyard.toml_reader import Problem, bounded, find_line, merge_tables, one_of, parse_toml, read_table
 
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
+PASSWORD_VARIABLE = "FORKYARD_VCENTER_PASSWORD"  # noqa: S105 - the variable's name
 DEFAULT_CONFIG = Path("/etc/forkyard/forkyard.toml")
 DEPLOYMENT_CONFIG = Path(__file__).resolve().parents[1] / "deployments" / "forkyard.toml"
 """The lab's file in a checkout: what counts when nobody has written another one."""
@@ -78,21 +79,75 @@ class QemuSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VsphereSettings:
+    """The vCenter that forks the services whose hypervisor is `vsphere`."""
+
+    url: str = ""
+    """Such as https://vcenter.example/sdk; empty: none, and no service may name vsphere."""
+    user: str = "administrator@vsphere.local"
+    password_file: Path | None = None
+    """File whose first line is the password; None: FORKYARD_VCENTER_PASSWORD in the environment has it."""
+    ca_file: Path | None = None
+    """CA that signed vCenter's certificate; None: those that this machine trusts."""
+    thumbprint: str = ""
+    """SHA-256 or SHA-1 of vCenter's certificate in hexadecimal digits; then no CA is asked."""
+    verify: bool = True
+    """False: any certificate will do, and every connection says so in the log."""
+    folder: str = ""
+    """Inventory path of the VM folder for children, such as /dc/vm/children; empty: the parent's own."""
+    pool: str = ""
+    """Inventory path of the children's resource pool, such as /dc/host/cluster/Resources; empty: the parent's own."""
+    datastore: str = ""
+    """Name of the children's datastore; empty: the parent's own."""
+    portgroup: str = ""
+    """Name of the children's network; empty: the parent's own."""
+    network: IPv4Network = IPv4Network("10.78.0.0/16")
+    """The children's addresses are in it; forkyard chooses them, no DHCP server does."""
+    gateway: IPv4Address | None = None
+    """None: children have no route out."""
+    first_address: IPv4Address = IPv4Address("10.78.1.1")
+    """Children get addresses from here to the end of the network."""
+    forks_per_parent: int = bounded(8, at_least=1)
+    """Forks of one parent that are in flight at once; vCenter does a part of each one after the other anyway."""
+    memory_share: float = bounded(0.6, above=0, at_most=1)
+    """Part of a parent's memory that a child is expected to make its own; placements count with it."""
+    memory_reserve: float = bounded(0.1, at_least=0, at_most=1)
+    """Part of a host's memory that placements leave alone."""
+    child_disk: int = bounded(1 << 30, at_least=0)
+    """Bytes that a child is expected to write to its own disk; placements count with it."""
+    datastore_reserve: float = bounded(0.1, at_least=0, at_most=1)
+    """Part of a datastore that placements leave free; vSAN needs some to repair itself."""
+    fork_running_parents: bool = False
+    """Whether a parent that was not frozen may be forked: each such fork adds a level to its disk, of 255 at most."""
+    guest_user: str = ""
+    """User in the parent's guest for guest operations; empty: our agent in the guest freezes it."""
+    guest_password_file: Path | None = None
+    """File whose first line is that user's password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabSettings:
     """The small world on one machine; only `forkyard lab` reads it."""
 
     load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
     consul_port: int = bounded(18500, at_least=1, at_most=65535)
     prefect_port: int = bounded(14200, at_least=1, at_most=65535)
+    vcenter_port: int = bounded(14443, at_least=1, at_most=65535)
+    """Of the lab's own vCenter, which is there only after `forkyard lab up --hypervisor vsphere`."""
+    hosts: int = bounded(4, at_least=1, at_most=200)
+    """ESXi hosts in it, each with a parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """One app that is scaled."""
 
-    hypervisor: str = one_of("qemu", "qemu")
+    hypervisor: str = one_of("qemu", "qemu", "vsphere")
     parent: str = "game"
-    """Name of the parent that children are forked from."""
+    """
+    What children are forked from. QEMU: the parent's name. vSphere: which VMs are parents, one on each host: a pattern
+    of names such as "game-parent-*", or "folder:/dc/vm/parents", or "attribute:NAME=VALUE" of a custom attribute.
+    """
     minimum: int = bounded(0, at_least=0)
     maximum: int = bounded(16, at_least=1)
     step: int = bounded(200, at_least=1)
@@ -129,6 +184,7 @@ class Settings:
     nginx: NginxSettings = field(default_factory=NginxSettings)
     prefect: PrefectSettings = field(default_factory=PrefectSettings)
     qemu: QemuSettings = field(default_factory=QemuSettings)
+    vsphere: VsphereSettings = field(default_factory=VsphereSettings)
     lab: LabSettings = field(default_factory=LabSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict[str, ServiceSettings])
 
@@ -140,6 +196,50 @@ class Settings:
             known = ", ".join(sorted(self.services)) or "none"
             text = f"{name}: no such service in forkyard.toml. Known services: {known}."
             raise InvalidRequest(text) from error
+
+    def network_of(self, service: str) -> tuple[IPv4Network, IPv4Address | None]:
+        """The network that the service's children have their addresses in, and its gateway."""
+        where = self.vsphere if self.service(service).hypervisor == "vsphere" else self.qemu
+        return where.network, where.gateway
+
+
+def read_password(settings: VsphereSettings) -> str:
+    """
+    Read the password of vsphere.user; raises InvalidRequest saying where it is looked for.
+
+    Kept out of `Settings`, so that it stands in no log and in no parameter of a run.
+    """
+    if settings.password_file is not None:
+        return _first_line(settings.password_file, "vsphere.password_file")
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if not password:
+        text = (
+            f"no password for {settings.user} at {settings.url}. Put it into a file and name that in "
+            f"vsphere.password_file, or set {PASSWORD_VARIABLE}."
+        )
+        raise InvalidRequest(text)
+    return password
+
+
+def read_guest_password(settings: VsphereSettings) -> str:
+    """Read the password of vsphere.guest_user; raises InvalidRequest as `read_password` does."""
+    if settings.guest_password_file is None:
+        text = f"no password for {settings.guest_user} in the guest. Name its file in vsphere.guest_password_file."
+        raise InvalidRequest(text)
+    return _first_line(settings.guest_password_file, "vsphere.guest_password_file")
+
+
+def _first_line(path: Path, key: str) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        text = f"{key}: {path} cannot be read: {reason}."
+        raise InvalidRequest(text) from error
+    if not lines or not lines[0]:
+        text = f"{key}: the first line of {path} is empty; the password goes there."
+        raise InvalidRequest(text)
+    return lines[0]
 
 
 def find_config(path: Path | None = None) -> Path:
@@ -164,13 +264,30 @@ def load_settings(path: Path | None = None) -> Settings:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         message = f"{chosen}: cannot be read: {reason}. Name the right file with --config or {CONFIG_VARIABLE}."
         raise InvalidRequest(message) from error
-    return parse_settings(text, source=str(chosen))
+    return _under_lab(parse_settings(text, source=str(chosen)), text, source=str(chosen))
 
 
-def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
-    """Read the text of a forkyard.toml; raises InvalidRequest as `load_settings` does."""
+def lab_file(settings: Settings) -> Path:
+    """
+    Where the lab says what is different while it is up, such as the hypervisor and its address.
+
+    There only with a lab that was brought up under another hypervisor than the file's; every command reads it.
+    """
+    return settings.run_dir / "lab" / "forkyard.toml"
+
+
+def _under_lab(settings: Settings, text: str, *, source: str) -> Settings:
     try:
-        table = parse_toml(text)
+        over = lab_file(settings).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return settings
+    return parse_settings(text, source=f"{source} under {lab_file(settings)}", over=over)
+
+
+def parse_settings(text: str, *, source: str = "forkyard.toml", over: str = "") -> Settings:
+    """Read the text of a forkyard.toml, *over* laid over it; raises InvalidRequest as `load_settings` does."""
+    try:
+        table = merge_tables(parse_toml(text), parse_toml(over))
     except ValueError as error:
         message = f"{source}: {error}"
         raise InvalidRequest(message) from error
@@ -190,28 +307,38 @@ def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
 def _contradictions(settings: Settings) -> list[Problem]:
     problems: list[Problem] = []
     qemu, longest = settings.qemu, 60
-    for key, address in (("first_address", qemu.first_address), ("gateway", qemu.gateway)):
-        if address is not None and address not in qemu.network:
-            problems.append(Problem(("qemu", key), f' = "{address}": is outside of qemu.network, {qemu.network}.'))
+    for section, where in (("qemu", qemu), ("vsphere", settings.vsphere)):
+        for key, address in (("first_address", where.first_address), ("gateway", where.gateway)):
+            if address is not None and address not in where.network:
+                text = f' = "{address}": is outside of {section}.network, {where.network}.'
+                problems.append(Problem((section, key), text))
     if len(str(settings.run_dir)) > longest:
         text = (
             f' = "{settings.run_dir}": is too long; a socket below it may have 107 bytes in all. Use at most {longest}.'
         )
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
-    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port]
+    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port, ports.vcenter_port]
     if len(set(numbers)) < len(numbers):
-        problems.append(Problem(("lab",), ": two of load_balancer_port, consul_port and prefect_port are the same."))
+        text = ": two of load_balancer_port, consul_port, prefect_port and vcenter_port are the same."
+        problems.append(Problem(("lab",), text))
     for name, service in settings.services.items():
-        path = ("services", name)
-        if not SERVICE_NAME.fullmatch(name):
-            text = (
-                ": is part of host names, so it is at most 40 lower-case letters, digits and hyphens, a letter first."
-            )
-            problems.append(Problem(path, text))
-        if service.minimum > service.maximum:
-            text = f" = {service.minimum}: is above maximum, {service.maximum}."
-            problems.append(Problem((*path, "minimum"), text))
-        if not service.health_path.startswith("/"):
-            problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
+        problems.extend(_service_contradictions(settings, name, service))
+    return problems
+
+
+def _service_contradictions(settings: Settings, name: str, service: ServiceSettings) -> list[Problem]:
+    problems: list[Problem] = []
+    path = ("services", name)
+    if not SERVICE_NAME.fullmatch(name):
+        text = ": is part of host names, so it is at most 40 lower-case letters, digits and hyphens, a letter first."
+        problems.append(Problem(path, text))
+    if service.minimum > service.maximum:
+        text = f" = {service.minimum}: is above maximum, {service.maximum}."
+        problems.append(Problem((*path, "minimum"), text))
+    if service.hypervisor == "vsphere" and not settings.vsphere.url:
+        text = ' = "vsphere": and vsphere.url is not set.'
+        problems.append(Problem((*path, "hypervisor"), text))
+    if not service.health_path.startswith("/"):
+        problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
     return problems

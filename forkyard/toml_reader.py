@@ -94,6 +94,16 @@ def parse_toml(text: str) -> dict[str, object]:
         raise ValueError(message) from error
 
 
+def merge_tables(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Lay one table over another, key by key and table by table."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        merged[key] = merge_tables(_table(under), _table(value)) if both else value
+    return merged
+
+
 def find_line(source: str, path: KeyPath) -> int | None:
     """Find the line (from 1) that sets *path*, or the nearest table around it."""
     places: dict[KeyPath, int] = {}

@@ -59,7 +59,14 @@ def _open_hypervisor(settings: Settings, service: str) -> Hypervisor:
         from forkyard.hypervisors.qemu.driver import QemuHypervisor  # noqa: PLC0415 - only when it is used
 
         return QemuHypervisor(settings)
-    text = f"{service}: no hypervisor is called {name!r}. Set services.{service}.hypervisor to qemu in forkyard.toml."
+    if name == "vsphere":
+        from forkyard.hypervisors.vsphere.driver import VsphereHypervisor  # noqa: PLC0415 - as above
+
+        return VsphereHypervisor(settings)
+    text = (
+        f"{service}: no hypervisor is called {name!r}. "
+        f"Set services.{service}.hypervisor to qemu or vsphere in forkyard.toml."
+    )
     raise Unsupported(text)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from forkyard.settings import Settings
 from lab.inner import lab_home, make_inner_parts
+from lab.own_vcenter import VCenterDoor, find_door, make_vcenter_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
 from lab.parts import Part, Progress, start_parts, stop_parts
 from lab.prefect import prefect_status, start_prefect, stop_prefect
@@ -39,6 +40,8 @@ class LabStatus:
     """Its UI is at `/ui` below it."""
     prefect: str
     parts: tuple[PartStatus, ...]
+    vcenter: VCenterDoor | None = None
+    """How to get into the lab's own vCenter; None when it has none."""
 
     @property
     def up(self) -> bool:
@@ -74,13 +77,17 @@ def status(settings: Settings) -> LabStatus:
         consul=f"http://127.0.0.1:{settings.lab.consul_port}",
         prefect=f"http://127.0.0.1:{settings.lab.prefect_port}",
         parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
+        vcenter=find_door(settings),
     )
 
 
 def make_parts(settings: Settings, progress: Progress, config: Path | None) -> list[Part]:
     """Every part of the lab, in an order in which they could be started one by one."""
-    services = [_parent(settings, service, progress) for service in sorted(settings.services)]
-    return [*make_inner_parts(settings), *services, *_programs(settings, config)]
+    services = [
+        _parent(settings, name, progress) for name, one in sorted(settings.services.items()) if one.hypervisor == "qemu"
+    ]
+    inner = [*make_inner_parts(settings), *make_vcenter_parts(settings)]
+    return [*inner, *services, *_programs(settings, config)]
 
 
 def _parent(settings: Settings, service: str, progress: Progress) -> Part:

@@ -86,14 +86,14 @@ def make_identity(work: Work, vm: Vm) -> Identity:
         text = f"{vm.name}: the hypervisor has given it no address or MAC yet"
         raise NotReady(text)
     settings = work.world.settings
-    gateway = settings.qemu.gateway
+    network, gateway = settings.network_of(work.service)
     return Identity(
         fork_id=vm.stamp.fork_id,
         request_id=vm.stamp.request_id,
         service=work.service,
         name=vm.name,
         mac=vm.mac,
-        address=f"{vm.address}/{settings.qemu.network.prefixlen}",
+        address=f"{vm.address}/{network.prefixlen}",
         gateway=None if gateway is None else str(gateway),
         machine_id=uuid.uuid5(_IDENTITIES, f"{vm.stamp.fork_id}/machine").hex,
         consul_node_id=str(uuid.uuid5(_IDENTITIES, f"{vm.stamp.fork_id}/consul")),

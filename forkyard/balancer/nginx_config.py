@@ -27,7 +27,7 @@ _FILE = """\
 # Written by forkyard whenever the fleet changes; not to be edited.
 # generation {generation}
 {left}upstream {service} {{
-    zone {service} 256k;
+    zone {service} 4m;
     least_conn;
 {servers}}}
 server {{

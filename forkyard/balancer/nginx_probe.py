@@ -13,7 +13,9 @@ from datetime import timedelta
 from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
-_ASKERS = 3
+_ASKERS, _MOST_ASKERS = 3, 8
+_FEW = 32
+"""Up to so many servers are asked for gently; of more, each comes so seldom that pauses would take most of the time."""
 _REQUEST_SECONDS = 10.0
 _PAUSE_SECONDS = 0.02
 """Between two questions of one asker: the answers cost the same processors that fork the children."""
@@ -26,6 +28,8 @@ def probe_servers(url: str, service: str, wanted: frozenset[str], *, timeout: ti
     answered: dict[str, float] = {}
     done = threading.Event()
     place = urlsplit(url)
+    askers = min(_MOST_ASKERS, _ASKERS + len(wanted) // (4 * _FEW))
+    pause = _PAUSE_SECONDS * min(1.0, _FEW / max(1, len(wanted)))
 
     def ask() -> None:
         while not done.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -34,11 +38,11 @@ def probe_servers(url: str, service: str, wanted: frozenset[str], *, timeout: ti
                 answered.setdefault(name, time.monotonic() - begun)
             if answered.keys() >= wanted:
                 done.set()
-            done.wait(_PAUSE_SECONDS)
+            done.wait(pause)
 
     if wanted:
-        with ThreadPoolExecutor(max_workers=_ASKERS, thread_name_prefix="probe") as pool:
-            for asker in [pool.submit(ask) for _ in range(_ASKERS)]:
+        with ThreadPoolExecutor(max_workers=askers, thread_name_prefix="probe") as pool:
+            for asker in [pool.submit(ask) for _ in range(askers)]:
                 asker.result()
     return answered
 

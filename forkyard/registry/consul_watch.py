@@ -19,6 +19,11 @@ WAIT = "3s"
 """How long Consul holds a query in which nothing changes. Bounds how long a stop or a half-open connection lasts."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 """Seconds between tries while Consul is away."""
+BREATH, LONGEST_BREATH = 0.001, 1.0
+"""
+Seconds per entry of an answer until the next question. While a thousand children register, each changes the answer:
+asked at once each time, Consul would write, and we would read, a thousand times a megabyte.
+"""
 
 
 Query = Callable[[Any, dict[str, Any]], tuple[str, Any]]
@@ -76,3 +81,4 @@ def _follow(
             index = 0  # the index went backwards: a restored or renewed cluster
         if index != last:
             changes.put((number, found))
+            over.wait(min(LONGEST_BREATH, BREATH * len(found or ())))

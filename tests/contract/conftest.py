@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.outside import Outside, outside_world
 from tests.support.small_vm import SmallWorld, small_world
+from tests.support.vsphere import VsphereWorld, vsphere_world
 
 
 @pytest.fixture(scope="package")
@@ -13,6 +14,13 @@ def small_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorl
     """Boot and freeze one small parent for all tests; who breaks it works on a copy."""
     with small_world(tmp_path_factory.mktemp("qemu")) as world:
         world.start_parent()
+        yield world
+
+
+@pytest.fixture(scope="package")
+def vsphere_yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VsphereWorld]:
+    """Start one vCenter for all tests of the vSphere driver; who breaks it mends it with `clear`."""
+    with vsphere_world(tmp_path_factory.mktemp("vsphere")) as world:
         yield world
 
 

@@ -1,4 +1,4 @@
-"""What every hypervisor promises, held against the QEMU driver with real small VMs and against the fake."""
+"""What every hypervisor promises: QEMU with real small VMs, vSphere with a vCenter to test against, and the fake."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +16,7 @@ from forkyard.waiting import wait_for
 from forkyard.wire import POINTS
 from tests.support import small_vm
 from tests.support.small_vm import PATIENCE, SmallWorld, make_identity, make_stamp
+from tests.support.vsphere import VsphereWorld
 
 SERVICE = "game"
 
@@ -39,11 +40,14 @@ class Stage:
         return self.hypervisor.fork(self.spec(name, stamp), timeout=PATIENCE)
 
 
-@pytest.fixture(params=["fake", "qemu"])
+@pytest.fixture(params=["fake", "qemu", "vsphere"])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Give each hypervisor in turn; nothing of it remains."""
     if request.param == "fake":
         yield _fake_stage()
+        return
+    if request.param == "vsphere":
+        yield from _vsphere_stage(request.getfixturevalue("vsphere_yard"))
         return
     world: SmallWorld = request.getfixturevalue("small_parent")
     full = world.under(replace(world.settings.qemu, memory_reserve=1 << 50))
@@ -52,6 +56,18 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     assert world.processes() == []
     assert world.devices() == {}
     assert world.files() == []
+
+
+def _vsphere_stage(world: VsphereWorld) -> Iterator[Stage]:
+    hypervisor = world.open()
+
+    def full() -> Hypervisor:
+        # A range of addresses that ends before it begins.
+        return world.open(first_address=world.settings.vsphere.network.broadcast_address)
+
+    yield Stage(hypervisor, hypervisor.list_parents(SERVICE)[0].id, world.kill, full)
+    world.clear()
+    assert world.children() == []
 
 
 def _fake_stage() -> Stage:
@@ -78,7 +94,7 @@ def test_a_fork_runs_with_its_stamp_an_address_and_no_identity(stage: Stage) -> 
 def test_the_same_fork_again_gives_the_child_that_is_there(stage: Stage) -> None:
     first = stage.fork("game-a-1", make_stamp("one"))
     again = stage.fork("game-a-1", make_stamp("one"))
-    assert (again.pid, again.address, again.mac) == (first.pid, first.address, first.mac)
+    assert (again.id, again.pid, again.address, again.mac) == (first.id, first.pid, first.address, first.mac)
     assert len(stage.hypervisor.list_vms(SERVICE)) == 1
 
 
@@ -86,7 +102,7 @@ def test_a_name_of_another_fork_is_refused(stage: Stage) -> None:
     first = stage.fork("game-a-1", make_stamp("one"))
     with pytest.raises(PermanentError):
         stage.fork("game-a-1", make_stamp("two"))
-    assert [vm.pid for vm in stage.hypervisor.list_vms(SERVICE)] == [first.pid]
+    assert [(vm.id, vm.pid) for vm in stage.hypervisor.list_vms(SERVICE)] == [(first.id, first.pid)]
 
 
 def test_children_are_listed_by_name_and_service(stage: Stage) -> None:
@@ -101,7 +117,7 @@ def test_forks_at_the_same_time_share_nothing(stage: Stage) -> None:
     names = [f"game-a-{number}" for number in range(6)]
     with ThreadPoolExecutor(max_workers=6) as pool:
         vms = list(pool.map(stage.fork, names))
-    for values in ({vm.address for vm in vms}, {vm.mac for vm in vms}, {vm.pid for vm in vms}):
+    for values in ({vm.address for vm in vms}, {vm.mac for vm in vms}, {(vm.id, vm.pid) for vm in vms}):
         assert len(values) == len(names)
     assert stage.hypervisor.list_parents(SERVICE)[0].children == len(names)
 
@@ -110,7 +126,7 @@ def test_the_same_fork_at_the_same_time_makes_one_child(stage: Stage) -> None:
     spec = stage.spec("game-a-1")
     with ThreadPoolExecutor(max_workers=4) as pool:
         vms = list(pool.map(lambda _: stage.hypervisor.fork(spec, timeout=PATIENCE), range(4)))
-    assert len({vm.pid for vm in vms}) == 1
+    assert len({(vm.id, vm.pid) for vm in vms}) == 1
 
 
 def test_a_child_proves_every_identity_point(stage: Stage) -> None:

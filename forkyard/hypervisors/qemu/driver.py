@@ -14,6 +14,7 @@ from pathlib import Path
 
 from forkyard import wire
 from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
+from forkyard.hypervisors.proof import check_identity, read_report
 from forkyard.hypervisors.qemu.capacity import children_at_once
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
@@ -141,7 +142,13 @@ class QemuHypervisor:
         """Give the child its identity, then its network; see the contract."""
         deadline, steps = Deadline(timeout), Steps()
         record = self._get_child(vm)
-        _check_identity(record, identity)
+        check_identity(
+            identity,
+            name=record.name,
+            fork_id=record.stamp.fork_id,
+            mac=make_mac(record.address),
+            address=record.address,
+        )
         with self._working_on(vm, deadline):
             told = read_record(self._children.path(vm) / IDENTIFIED)
             if told is not None:
@@ -289,48 +296,6 @@ class QemuHypervisor:
         )
 
 
-def _check_identity(record: Record, identity: Identity) -> None:
-    allotted = (record.name, record.stamp.fork_id, make_mac(record.address), record.address)
-    asked = (identity.name, identity.fork_id, identity.mac, identity.address.partition("/")[0])
-    for what, here, there in zip(("name", "fork id", "MAC", "address"), allotted, asked, strict=True):
-        if here != there:
-            text = f"child {record.name}: the identity's {what} is {there}, but the child's is {here}."
-            raise VerificationFailed(text)
-
-
 def _prove(guest: GuestChannel, identity: Identity) -> IdentityReport:
     """Have the guest take its identity, and believe it only point by point."""
-    answer = guest.ask("identify", identity=wire.identity_to_wire(identity))
-    if answer.get("ok") is not True:
-        text = f"{identity.name}: the guest could not take its identity: {answer.get('error', answer)}"
-        raise VerificationFailed(text)
-    try:
-        report = wire.report_from_wire(answer.get("report"))
-    except wire.WireError as error:
-        text = f"{identity.name}: the guest's report cannot be read: {error}"
-        raise VerificationFailed(text) from error
-    problems = _find_problems(report, identity)
-    if problems:
-        text = f"{identity.name}: the guest did not prove its identity: {'; '.join(problems)}. Its network stays down."
-        raise VerificationFailed(text)
-    return report
-
-
-def _find_problems(report: IdentityReport, identity: Identity) -> list[str]:
-    proved = {point.point: point for point in report.points if point.proved}
-    problems = [f"{point} is not proved" for point in wire.POINTS if point not in proved]
-    problems += [f"{p.point}: {p.value} {p.detail}".rstrip() for p in report.points if not p.proved]
-    if report.fork_id != identity.fork_id:
-        problems.append(f"it reports fork {report.fork_id}")
-    wanted = {
-        "mac": identity.mac,
-        "hostname": identity.name,
-        "address": identity.address,
-        "fork_uuid": identity.fork_id,
-    }
-    for point, value in wanted.items():
-        found = proved[point].value if point in proved else value
-        # An address may be told with or without its prefix length.
-        if found.partition("/")[0] != value.partition("/")[0]:
-            problems.append(f"{point} is {found}, not {value}")
-    return problems
+    return read_report(guest.ask("identify", identity=wire.identity_to_wire(identity)), identity)

@@ -1,0 +1,219 @@
+"""
+Make one child by Instant Clone: check, clone, wait, and find out what an earlier attempt has made.
+
+vCenter itself keeps names apart: two that make the same child at once get one child and one `DuplicateName`, and the
+second looks whether what is there is what it wanted.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from forkyard.errors import ForkyardError, NotFound, OutcomeUnknown, PermanentError, Unavailable, Unsupported
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.addresses import AddressBook
+from forkyard.hypervisors.vsphere.api import Managed, moid, vim
+from forkyard.hypervisors.vsphere.customizing import POWER
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.faults import DuplicateName, translate_fault
+from forkyard.hypervisors.vsphere.guestinfo import Mark
+from forkyard.hypervisors.vsphere.inventory import InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.places import Places
+from forkyard.hypervisors.vsphere.placing import MOST_LEVELS
+from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.specs import make_clone_spec
+from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.model import ForkSpec
+from forkyard.settings import VsphereSettings
+from forkyard.waiting import wait_for
+
+FIRST_ADAPTER = 4000
+"""Key of a VM's first network adapter."""
+ADAPTER = f"config.hardware.device[{FIRST_ADAPTER}]"
+CHECKED = 30.0
+"""Seconds for which a parent that passed the preflight is believed: it asks about the parent, not about the child."""
+_BEING_MADE = timedelta(seconds=5)
+"""How long a VM of the right name that does not run may be one that vCenter is just making."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A child that runs."""
+
+    id: str
+    mark: Mark
+    mac: str
+    identified: bool = False
+
+
+class Cloner:
+    """Makes children. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        session: Session,
+        stream: UpdateStream,
+        reader: InventoryReader,
+        addresses: AddressBook,
+        settings: VsphereSettings,
+    ) -> None:
+        """Work through these."""
+        self._session, self._stream, self._reader = session, stream, reader
+        self._addresses, self._settings = addresses, settings
+        self._places = Places(session, settings)
+        self._slots: dict[str, threading.BoundedSemaphore] = {}
+        self._checked: dict[str, float] = {}
+        self._checks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def clone(self, spec: ForkSpec, parent: ParentRow, taken: set[str], deadline: Deadline) -> Made:
+        """
+        Make the child, or find the one that an earlier attempt made.
+
+        Raises:
+            NotFound: the parent is gone or not frozen.
+            CapacityExhausted: no address, memory or disk; nothing was made.
+            PermanentError: the name belongs to somebody else.
+            OutcomeUnknown: begun, and not known to be finished.
+        """
+        self._check_state(parent)
+        with self._slot(parent, deadline):
+            address = self._addresses.claim(taken)
+            mark = Mark(spec.stamp, parent.id, address, datetime.now(UTC))
+            try:
+                return self._make(spec, parent, mark, deadline)
+            except DuplicateName:
+                self._addresses.release(address)
+                return self._find_made(spec, parent, deadline)
+            except OutcomeUnknown:
+                # The VM may be there under this address: the claim stays until it is seen, or forgotten.
+                raise
+            except ForkyardError:
+                self._addresses.release(address)
+                raise
+
+    def _make(self, spec: ForkSpec, parent: ParentRow, mark: Mark, deadline: Deadline) -> Made:
+        values = {
+            guestinfo.STAMP: guestinfo.render_mark(mark),
+            # A child inherits its parent's values: what was said to the parent is not said to it.
+            guestinfo.REQUEST: "",
+            guestinfo.ANSWER: "",
+            guestinfo.IDENTIFIED: "",
+            guestinfo.REPORT: "",
+        }
+        location = self._places.location_of(parent)
+        bios_uuid = guestinfo.make_bios_uuid(spec.stamp.fork_id)
+        clone = make_clone_spec(spec.name, bios_uuid, values, parent.adapters, location)
+        source = self._session.find(vim.VirtualMachine, parent.id)
+        what = f"{spec.name}: Instant Clone of {parent.name}"
+        with self._stream.watching() as watch:
+            self._preflight(watch, source, parent, clone, deadline)
+            task = self._session.call(what, lambda: source.InstantClone_Task(clone), changes=True, deadline=deadline)
+            watch.add(task)
+            child = watch.wait_for_task(task, what=what, deadline=deadline)
+            made = self._session.find(vim.VirtualMachine, moid(child))
+            mac = self._wait_for_mac(watch, made, parent, what, deadline)
+        return Made(moid(made), mark, mac)
+
+    def _wait_for_mac(self, watch: Watch, vm: Managed, parent: ParentRow, what: str, deadline: Deadline) -> str:
+        if not parent.adapters:
+            text = f"{parent.name}: it has no network adapter, and a child without one serves nobody."
+            raise PermanentError(text)
+        watch.add(vm)
+
+        def look() -> str | None:
+            values = watch.values(vm)
+            if values.get(POWER) != "poweredOn":
+                return None
+            adapter = values.get(ADAPTER)
+            return str(adapter.macAddress).lower() if adapter is not None else ""
+
+        mac = watch.wait(look, what=f"{what}: starting", deadline=deadline)
+        return mac or self._reader.read_mac(moid(vm), deadline=deadline)
+
+    def _find_made(self, spec: ForkSpec, parent: ParentRow, deadline: Deadline) -> Made:
+        folder = self._places.location_of(parent).folder
+        patience = Deadline(min(_BEING_MADE, deadline.left))
+
+        def look() -> VmRow | None:
+            row = self._reader.find_by_name(folder, spec.name, deadline=deadline)
+            if row is not None and row.bios_uuid and not _is_same(row, spec):
+                owner = f"fork {row.mark.stamp.fork_id} of {row.mark.stamp.service}" if row.mark else "somebody else"
+                text = f"{spec.name}: the name belongs to {owner} at vCenter ({row.id}). It is left alone."
+                raise PermanentError(text)
+            return row if row is not None and row.powered_on and row.mark is not None else None
+
+        row = wait_for(look, what=f"{spec.name}: its VM, which is there, does not run", timeout=patience.left)
+        assert row.mark is not None  # noqa: S101 - looked at above
+        mac = row.mac or self._reader.read_mac(row.id, deadline=deadline)
+        return Made(row.id, row.mark, mac, identified=row.mac is not None)
+
+    def _check_state(self, parent: ParentRow) -> None:
+        if not parent.powered_on or not (parent.frozen or self._settings.fork_running_parents):
+            state = "runs and is not frozen" if parent.powered_on else "does not run"
+            text = (
+                f"parent {parent.name} {state}. Freeze it with `forkyard parent freeze`, "
+                f"or set vsphere.fork_running_parents."
+            )
+            raise NotFound(text)
+        if not parent.frozen and parent.disk_levels >= MOST_LEVELS:
+            text = (
+                f"parent {parent.name}: its disk has {parent.disk_levels} levels, and vSphere allows {MOST_LEVELS}. "
+                f"Freeze it: forks of a frozen parent add none."
+            )
+            raise PermanentError(text)
+
+    def _preflight(self, watch: Watch, source: Managed, parent: ParentRow, clone: Managed, deadline: Deadline) -> None:
+        """Ask whether it would work, once for all forks of a parent that begin within a while."""
+        with self._lock:
+            lock = self._checks.setdefault(parent.id, threading.Lock())
+        with lock:
+            if time.monotonic() - self._checked.get(parent.id, -CHECKED) < CHECKED:
+                return
+            checker = self._session.content.vmProvisioningChecker
+            what = f"{clone.name}: preflight of {parent.name}"
+            if checker is not None:
+                try:
+                    task = self._session.call(
+                        what, lambda: checker.CheckInstantClone_Task(source, clone, None), deadline=deadline
+                    )
+                except Unsupported:
+                    task = None
+                if task is not None:
+                    watch.add(task)
+                    _judge(watch.wait_for_task(task, what=what, deadline=deadline), what)
+            self._checked[parent.id] = time.monotonic()
+
+    @contextmanager
+    def _slot(self, parent: ParentRow, deadline: Deadline) -> Iterator[None]:
+        """Hold one of the parent's places; more forks at once only wait inside of vCenter, where nobody sees it."""
+        with self._lock:
+            number = self._settings.forks_per_parent
+            slots = self._slots.setdefault(parent.id, threading.BoundedSemaphore(number))
+        if not slots.acquire(timeout=deadline.left.total_seconds()):
+            text = (
+                f"parent {parent.name}: {self._settings.forks_per_parent} forks are in flight, and none ended in time"
+            )
+            raise Unavailable(text)
+        try:
+            yield
+        finally:
+            slots.release()
+
+
+def _is_same(row: VmRow, spec: ForkSpec) -> bool:
+    if row.bios_uuid.lower() != guestinfo.make_bios_uuid(spec.stamp.fork_id):
+        return False
+    stamp = row.mark.stamp if row.mark is not None else None
+    return stamp is None or (stamp.fork_id, stamp.service) == (spec.stamp.fork_id, spec.stamp.service)
+
+
+def _judge(results: Managed, what: str) -> None:
+    for result in results or ():
+        for fault in result.error or ():
+            # A name that is taken is looked into by who clones.
+            if not isinstance(fault, vim.fault.DuplicateName):
+                raise translate_fault(fault, what)

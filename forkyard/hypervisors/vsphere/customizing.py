@@ -1,0 +1,134 @@
+"""
+Give a child its identity through guestinfo, and its network only once every point is proved.
+
+Two changes of the VM are all it takes: one with the request, and one that records the proof, connects the cable and
+tells the guest so. Both answers come through the update stream.
+"""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from forkyard import wire
+from forkyard.errors import ForkyardError, NotReady, VerificationFailed
+from forkyard.hypervisors.proof import read_report
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.api import Managed, vim
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.inventory import option_path
+from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.specs import make_change
+from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.wire import Identity, IdentityReport
+
+logger = logging.getLogger(__name__)
+
+ANSWER = option_path(guestinfo.ANSWER)
+POWER = "runtime.powerState"
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What is changed together with a request: the proof goes on record as the cable is connected."""
+
+    proof: Mapping[str, str] = field(default_factory=dict[str, str])
+    adapters: tuple[Managed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A child's guest at the end of guestinfo."""
+
+    session: Session
+    stream: UpdateStream
+    vm: Managed
+    name: str
+
+    def identify(
+        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], deadline: Deadline
+    ) -> IdentityReport:
+        """
+        Have the guest take the identity and prove it, then connect it.
+
+        Raises:
+            VerificationFailed: not proved, or the network did not come up; it is disconnected.
+            NotReady: no answer in time, or the VM does not run.
+        """
+        with self.stream.watching(self.vm) as watch:
+            fields = {"identity": wire.identity_to_wire(identity)}
+            report = read_report(self._ask(watch, make_request_id(), "identify", fields, deadline), identity)
+            proof = {
+                guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
+                guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
+            }
+            connection = _Connection(proof, adapters)
+            answer = self._ask(watch, make_request_id(), "network", {}, deadline, connection)
+            if answer.get("ok") is not True:
+                self._cut_off(adapters)
+                text = f"{self.name}: guest's network did not come up: {answer.get('error', answer)}"
+                raise VerificationFailed(text)
+        return report
+
+    def ask(self, request_id: str, verb: str, fields: Mapping[str, object], deadline: Deadline) -> Mapping[str, object]:
+        """Have the guest do something; returns its answer, `ok` or not. Raises NotReady when there is none in time."""
+        with self.stream.watching(self.vm) as watch:
+            return self._ask(watch, request_id, verb, fields, deadline)
+
+    def send(self, request_id: str, verb: str, deadline: Deadline) -> None:
+        """Tell the guest to do something that leaves it no time to answer."""
+        self._send(guestinfo.render_request(request_id, verb), verb, deadline, _Connection())
+
+    def _ask(
+        self,
+        watch: Watch,
+        request_id: str,
+        verb: str,
+        fields: Mapping[str, object],
+        deadline: Deadline,
+        connection: "_Connection | None" = None,
+    ) -> Mapping[str, object]:
+        what = f"{self.name}: {verb}"
+        request = guestinfo.render_request(request_id, verb, **fields)
+        task = self._send(request, verb, deadline, connection or _Connection())
+        watch.add(task)
+
+        def look() -> Mapping[str, object] | None:
+            state = watch.values(self.vm)
+            if state.get(POWER) not in {None, "poweredOn"}:
+                text = f"{what}: the VM does not run."
+                raise NotReady(text)
+            if watch.end_of(task) == "error":
+                # Raises; the answer of a guest that was never asked would be waited for in vain.
+                watch.wait_for_task(task, what=what, deadline=deadline)
+            answer = state.get(ANSWER)
+            return guestinfo.parse_answer(str(getattr(answer, "value", "") or ""), request_id)
+
+        return watch.wait(look, what=f"{what}: the guest's agent has not answered", deadline=deadline)
+
+    def _send(self, request: str, verb: str, deadline: Deadline, connection: "_Connection") -> Managed:
+        change = make_change(
+            {guestinfo.REQUEST: request, **connection.proof},
+            adapters=connection.adapters,
+            connected=bool(connection.adapters),
+        )
+        what = f"{self.name}: {verb}"
+        return self.session.call(what, lambda: self.vm.ReconfigVM_Task(change), changes=True, deadline=deadline)
+
+    def _cut_off(self, adapters: tuple[Managed, ...]) -> None:
+        change = make_change({guestinfo.IDENTIFIED: ""}, adapters=adapters, connected=False)
+        try:
+            self.session.call(f"{self.name}: cutting off", lambda: self.vm.ReconfigVM_Task(change), changes=True)
+        except ForkyardError as error:
+            # The caller destroys what could not prove itself; the reaper does when even that fails.
+            logger.warning("%s", error)
+
+
+def make_request_id() -> str:
+    """An id that no guest has seen."""
+    return uuid.uuid4().hex
+
+
+def make_guest(session: Session, stream: UpdateStream, vm: str, name: str) -> Guest:
+    """The guest of a VM by its id."""
+    return Guest(session, stream, session.find(vim.VirtualMachine, vm), name)

@@ -1,0 +1,318 @@
+"""
+The vSphere driver: Instant Clone through vCenter, one frozen parent on each host.
+
+It keeps no state that counts: what is there stands at vCenter, on the VMs themselves, so any number of processes may
+use it at once and any of them may be killed at any moment. What it remembers only saves it from asking twice.
+"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+from forkyard import wire
+from forkyard.errors import NotFound, PermanentError, VerificationFailed
+from forkyard.hypervisors.proof import check_identity
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.addresses import AddressBook
+from forkyard.hypervisors.vsphere.api import vim
+from forkyard.hypervisors.vsphere.cloning import ADAPTER, Cloner
+from forkyard.hypervisors.vsphere.customizing import ANSWER, POWER, make_guest
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.freezing import FROZEN, freeze_parent, frozen_at
+from forkyard.hypervisors.vsphere.guestinfo import Mark
+from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.parents import ParentFinder
+from forkyard.hypervisors.vsphere.placing import make_placements
+from forkyard.hypervisors.vsphere.removing import carry_out, remove_vm
+from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.specs import make_change
+from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.model import (
+    ForkSpec,
+    FrozenParent,
+    Identity,
+    IdentityReport,
+    Placement,
+    Power,
+    Role,
+    Stamp,
+    Vm,
+    VmId,
+)
+from forkyard.settings import Settings
+
+LOOK_SHARED = 1.0
+"""Seconds for which one look at the inventory serves the calls that one observation makes."""
+_TAKEN_KNOWN = 300.0
+"""Seconds for which the addresses of the VMs seen are believed; newer ones are claimed on this machine."""
+_RESTAMP = timedelta(seconds=20)
+_FREEZERS = 16
+
+
+class VsphereHypervisor:
+    """A `forkyard.hypervisors.Hypervisor` behind one vCenter."""
+
+    name = "vsphere"
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing is sent before the first call."""
+        self._settings = settings
+        self._vsphere = settings.vsphere
+        self.session = Session(settings.vsphere)
+        self._stream = UpdateStream(self.session, (POWER, FROZEN, ANSWER, ADAPTER))
+        self._reader = InventoryReader(self.session)
+        self._parents = ParentFinder(self.session, self._reader)
+        self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
+        self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, settings.vsphere)
+        self._lock = threading.Lock()
+        self._look_at: float | None = None
+        self._inventory: Inventory | None = None
+        self._known: dict[str, Vm] = {}
+        self._services: dict[str, str] = {}
+        self._rows: dict[str, tuple[Inventory, list[ParentRow]]] = {}
+
+    def close(self) -> None:
+        """End the update stream and log out."""
+        self._stream.close()
+        self.session.close()
+
+    # What is there
+
+    def list_vms(self, service: str | None = None) -> list[Vm]:
+        """All children with our stamp, dead ones included, by name."""
+        inventory = self._look(younger_than=0)
+        found = [self._as_vm(row, row.mark, inventory) for row in inventory.vms if row.mark is not None]
+        with self._lock:
+            self._known.update({vm.id: vm for vm in found})
+        return sorted((vm for vm in found if service in {None, vm.stamp.service}), key=lambda vm: vm.name)
+
+    def list_parents(self, service: str | None = None) -> list[FrozenParent]:
+        """All frozen parents, by name."""
+        inventory = self._look(younger_than=LOOK_SHARED)
+        return [
+            self._as_parent(parent, name, inventory)
+            for name in self._own_services(service)
+            for parent in self._list_rows(name, inventory)
+            if parent.powered_on and (parent.frozen or self._vsphere.fork_running_parents)
+        ]
+
+    def placements(self, service: str) -> list[Placement]:
+        """Room per parent of the service, most first."""
+        inventory = self._look(younger_than=LOOK_SHARED)
+        free = self._addresses.count_free({row.mark.address for row in inventory.vms if row.mark is not None})
+        parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
+        return make_placements(parents, inventory, self._vsphere, addresses=free)
+
+    # Parents
+
+    def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
+        """
+        Quiesce and freeze the parent; see the contract.
+
+        *parent* is a VM's id or name, or the rule of a service in forkyard.toml: then all its parents are frozen, at
+        once, and the first of them is returned.
+        """
+        deadline = Deadline(timeout)
+        inventory = self._look(younger_than=LOOK_SHARED if parent not in self._services else float("inf"))
+        service, rows = self._find_parents(parent, inventory, deadline)
+        todo = [row for row in rows if not row.frozen and not (row.powered_on and self._vsphere.fork_running_parents)]
+        with ThreadPoolExecutor(_FREEZERS, thread_name_prefix="freeze") as pool:
+            for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
+                done.result()
+        if todo:
+            self._forget_look()
+            rows = [self._parents.get(row.id, deadline=deadline) for row in rows]
+        return self._as_parent(rows[0], service, inventory)
+
+    def _freeze(self, row: ParentRow, deadline: Deadline) -> None:
+        freeze_parent(self.session, self._stream, self._vsphere, row, deadline)
+        self._parents.forget(row.id)
+
+    # Children
+
+    def fork(self, spec: ForkSpec, *, timeout: timedelta) -> Vm:
+        """Make a running child, its network disconnected; see the contract."""
+        deadline = Deadline(timeout)
+        parent = self._parents.get(spec.placement.parent, deadline=deadline)
+        try:
+            made = self._cloner.clone(spec, parent, self._taken(), deadline)
+        except NotFound:
+            self._parents.forget(parent.id)
+            raise
+        finally:
+            self._forget_look()
+        vm = Vm(
+            id=VmId(made.id),
+            name=spec.name,
+            role=Role.CHILD,
+            power=Power.RUNNING,
+            stamp=made.mark.stamp,
+            parent=VmId(made.mark.parent),
+            host=spec.placement.host,
+            address=made.mark.address,
+            mac=made.mac,
+            created=made.mark.created,
+            identified=made.identified,
+        )
+        self._remember(vm)
+        return vm
+
+    def identify(self, vm: VmId, identity: Identity, *, timeout: timedelta) -> IdentityReport:
+        """Give the child its identity, then its network; see the contract."""
+        deadline = Deadline(timeout)
+        known = self._get_known(vm, deadline)
+        check_identity(
+            identity,
+            name=known.name,
+            fork_id=known.stamp.fork_id,
+            mac=known.mac or "",
+            address=known.address or "",
+        )
+        if known.identified:
+            return self._read_report(known, deadline)
+        parent = self._parents.get(known.parent or "", deadline=deadline)
+        guest = make_guest(self.session, self._stream, vm, known.name)
+        report = guest.identify(identity, known.mac or "", parent.adapters, deadline)
+        self._remember(replace(known, identified=True))
+        return report
+
+    def restamp(self, vm: VmId, stamp: Stamp) -> Vm:
+        """Replace the stamp; fork id and service must not change."""
+        deadline = Deadline(_RESTAMP)
+        known = self._get_known(vm, deadline)
+        if (stamp.fork_id, stamp.service) != (known.stamp.fork_id, known.stamp.service):
+            text = f"{known.name}: fork id and service of a stamp never change"
+            raise PermanentError(text)
+        mark = Mark(stamp, known.parent or "", known.address or "", known.created)
+        note = f"forkyard: {stamp.service}, made by request {stamp.request_id}" if stamp.expires is None else None
+        change = make_change({guestinfo.STAMP: guestinfo.render_mark(mark)}, annotation=note)
+        managed = self.session.find(vim.VirtualMachine, vm)
+        carry_out(
+            self.session, self._stream, f"{known.name}: stamping", lambda: managed.ReconfigVM_Task(change), deadline
+        )
+        stamped = replace(known, stamp=stamp)
+        self._remember(stamped)
+        self._forget_look()
+        return stamped
+
+    def destroy(self, vm: VmId, *, timeout: timedelta) -> None:
+        """Power the VM off and delete it. Absent is success; a VM that is not ours is refused."""
+        deadline = Deadline(timeout)
+        row = self._reader.read_vm(vm, deadline=deadline)
+        if row is not None:
+            mark = row.mark
+            if mark is None:
+                text = f"{row.name} ({row.id}) does not carry our stamp and is not touched."
+                raise PermanentError(text)
+            remove_vm(self.session, self._stream, row, deadline)
+            self._addresses.release(mark.address)
+        with self._lock:
+            self._known.pop(vm, None)
+        self._forget_look()
+
+    # Steps
+
+    def _read_report(self, known: Vm, deadline: Deadline) -> IdentityReport:
+        text = self._reader.read_value(known.id, guestinfo.REPORT, deadline=deadline)
+        try:
+            return wire.report_from_wire(wire.decode(text.encode()))
+        except wire.WireError as error:
+            message = f"{known.name}: its report on record cannot be read: {error}. Destroy it and fork another."
+            raise VerificationFailed(message) from error
+
+    def _find_parents(self, asked: str, inventory: Inventory, deadline: Deadline) -> tuple[str, list[ParentRow]]:
+        service = self._services.get(asked)
+        if service is not None:
+            return service, [self._parents.get(asked, deadline=deadline)]
+        for name in self._own_services(None):
+            rows = self._list_rows(name, inventory)
+            if asked != self._settings.service(name).parent:
+                rows = [row for row in rows if asked in {row.id, row.name}]
+            if rows:
+                return name, rows
+        rules = ", ".join(self._settings.service(name).parent for name in self._own_services(None))
+        text = f"{asked}: no such parent at {self._vsphere.url}, by the rules in services.*.parent ({rules})."
+        raise NotFound(text)
+
+    def _own_services(self, service: str | None) -> list[str]:
+        services = self._settings.services.items()
+        return sorted(name for name, one in services if one.hypervisor == self.name and service in {None, name})
+
+    def _list_rows(self, service: str, inventory: Inventory) -> list[ParentRow]:
+        with self._lock:
+            known = self._rows.get(service)
+        if known is not None and known[0] is inventory:
+            return known[1]
+        rows = self._parents.list_parents(self._settings.service(service).parent, inventory)
+        with self._lock:
+            self._services.update({row.id: service for row in rows})
+            self._rows[service] = (inventory, rows)
+        return rows
+
+    def _look(self, *, younger_than: float) -> Inventory:
+        with self._lock:
+            found, at = self._inventory, self._look_at
+        if found is not None and at is not None and time.monotonic() - at < younger_than:
+            return found
+        at = time.monotonic()
+        found = self._reader.read()
+        with self._lock:
+            self._inventory, self._look_at = found, at
+        return found
+
+    def _forget_look(self) -> None:
+        """Somebody changed something: the next look is a new one."""
+        with self._lock:
+            self._look_at = None if self._look_at is None else min(self._look_at, time.monotonic() - LOOK_SHARED)
+
+    def _taken(self) -> set[str]:
+        inventory = self._look(younger_than=_TAKEN_KNOWN)
+        return {row.mark.address for row in inventory.vms if row.mark is not None}
+
+    def _remember(self, vm: Vm) -> None:
+        with self._lock:
+            self._known[vm.id] = vm
+
+    def _get_known(self, vm: str, deadline: Deadline) -> Vm:
+        with self._lock:
+            known = self._known.get(vm)
+        if known is not None and known.mac:
+            return known
+        row = self._reader.read_vm(vm, deadline=deadline)
+        if row is None or row.mark is None:
+            text = f"child {vm} is not there."
+            raise NotFound(text)
+        known = self._as_vm(row, row.mark, self._look(younger_than=_TAKEN_KNOWN))
+        if known.mac is None:
+            known = replace(known, mac=self._reader.read_mac(vm, deadline=deadline))
+        self._remember(known)
+        return known
+
+    def _as_vm(self, row: VmRow, mark: Mark, inventory: Inventory) -> Vm:
+        return Vm(
+            id=VmId(row.id),
+            name=row.name,
+            role=Role.CHILD,
+            power=Power.RUNNING if row.powered_on else Power.DEAD,
+            stamp=mark.stamp,
+            parent=VmId(mark.parent),
+            host=inventory.host_name(row.host),
+            address=mark.address,
+            mac=row.mac,
+            created=mark.created,
+            identified=row.mac is not None,
+        )
+
+    def _as_parent(self, row: ParentRow, service: str, inventory: Inventory) -> FrozenParent:
+        return FrozenParent(
+            id=VmId(row.id),
+            name=row.name,
+            service=service,
+            host=inventory.host_name(row.host),
+            frozen_at=frozen_at(row),
+            memory_bytes=row.memory_bytes,
+            fingerprint=f"{row.uuid}/{row.request and guestinfo.read_id(row.request)}",
+            children=sum(vm.mark is not None and vm.mark.parent == row.id for vm in inventory.vms),
+        )

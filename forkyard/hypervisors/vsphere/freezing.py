@@ -1,0 +1,91 @@
+"""
+Bring a parent to the point from which it can be forked: the app quiesced, then `instantclone.freeze` in the guest.
+
+The guest's own agent does both when it is asked through guestinfo. With `vsphere.guest_user` guest operations start
+the freeze instead; nobody waits for that program's end, because the VM stands still before it ends.
+"""
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from forkyard.errors import NotReady, VerificationFailed
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.api import Managed, vim
+from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_request_id
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.inventory import ParentRow
+from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.settings import VsphereSettings, read_guest_password
+
+logger = logging.getLogger(__name__)
+
+FROZEN = "runtime.instantCloneFrozen"
+_FREEZE = "freeze-"
+_RPCTOOL = "/usr/bin/vmware-rpctool"
+_AGENT_PATIENCE = timedelta(seconds=10)
+"""How long a guest without our agent is waited for before guest operations go on without it."""
+
+
+def freeze_parent(
+    session: Session, stream: UpdateStream, settings: VsphereSettings, parent: ParentRow, deadline: Deadline
+) -> None:
+    """
+    Quiesce and freeze a running parent.
+
+    Raises:
+        NotReady: it does not run, its agent does not answer, or it is not frozen in time.
+        VerificationFailed: the agent refuses, as it says.
+    """
+    if not parent.powered_on:
+        text = f"{parent.name}: it does not run. Start it, and let its app become warm."
+        raise NotReady(text)
+    guest = make_guest(session, stream, parent.id, parent.name)
+    _quiesce(guest, settings, deadline)
+    if settings.guest_user:
+        _start_program(session, settings, guest, deadline)
+    else:
+        guest.send(f"{_FREEZE}{datetime.now(UTC).isoformat()}", "freeze", deadline)
+    with stream.watching(guest.vm) as watch:
+        watch.wait(
+            lambda: True if watch.values(guest.vm).get(FROZEN) else None,
+            what=f"{parent.name}: freezing",
+            deadline=deadline,
+        )
+
+
+def frozen_at(parent: ParentRow) -> datetime:
+    """When we froze it, by the last request to its guest; else when the VM was made: vCenter does not say."""
+    told = guestinfo.read_id(parent.request)
+    if told.startswith(_FREEZE):
+        try:
+            return datetime.fromisoformat(told.removeprefix(_FREEZE))
+        except ValueError:
+            logger.debug("%s: %s is no time", parent.name, told)
+    return (parent.created or datetime.fromtimestamp(0, UTC)).astimezone(UTC)
+
+
+def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> None:
+    patience = Deadline(min(_AGENT_PATIENCE, deadline.left)) if settings.guest_user else deadline
+    try:
+        answer = guest.ask(make_request_id(), "quiesce", {}, patience)
+    except NotReady:
+        if not settings.guest_user:
+            raise
+        logger.warning("%s: no agent of ours answers; it is frozen without its app being quiesced", guest.name)
+        return
+    if answer.get("ok") is not True:
+        text = f"{guest.name}: the guest could not be quiesced: {answer.get('error', answer)}"
+        raise VerificationFailed(text)
+
+
+def _start_program(session: Session, settings: VsphereSettings, guest: Guest, deadline: Deadline) -> None:
+    login = vim.vm.guest.NamePasswordAuthentication(
+        username=settings.guest_user, password=read_guest_password(settings), interactiveSession=False
+    )
+    program = vim.vm.guest.ProcessManager.ProgramSpec(programPath=_RPCTOOL, arguments='"instantclone.freeze"')
+
+    def start() -> Managed:
+        return session.content.guestOperationsManager.processManager.StartProgramInGuest(guest.vm, login, program)
+
+    session.call(f"{guest.name}: starting the freeze", start, changes=True, deadline=deadline)

@@ -1,0 +1,320 @@
+"""
+What vCenter has, read in one call: VMs with what concerns us of them, hosts and datastores.
+
+Only the few properties that count are asked for, single values of `extraConfig` among them: whole VMs would be a
+hundred times as much. A parent's devices are read apart and seldom.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.guestinfo import Mark
+from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.specs import count_disk_levels, list_adapters
+
+PAGE = 500
+"""Objects in one answer; a larger inventory comes in several."""
+
+
+def option_path(key: str) -> str:
+    """The property path of one value of `extraConfig`."""
+    return f'config.extraConfig["{key}"]'
+
+
+_STAMP, _IDENTIFIED = option_path(guestinfo.STAMP), option_path(guestinfo.IDENTIFIED)
+_FROZEN = "runtime.instantCloneFrozen"
+_VM_PATHS = (
+    *("name", "config.uuid", "runtime.powerState", "runtime.host", _FROZEN),
+    *(_STAMP, _IDENTIFIED),
+)
+_HOST_PATHS = (
+    *("name", "runtime.connectionState", "runtime.inMaintenanceMode"),
+    *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
+    *("summary.quickStats.overallMemoryUsage", "summary.quickStats.overallCpuUsage"),
+)
+_DATASTORE_PATHS = (
+    *("name", "summary.capacity", "summary.freeSpace", "summary.accessible", "summary.maintenanceMode"),
+    "overallStatus",
+)
+_PARENT_PATHS = (
+    *("name", "config.uuid", "config.instanceUuid", "config.createDate", "config.hardware.memoryMB"),
+    *("config.hardware.device", "runtime.powerState", _FROZEN, "runtime.host", "parent", "resourcePool", "datastore"),
+    option_path(guestinfo.REQUEST),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VmRow:
+    """One VM of anybody's."""
+
+    id: str
+    name: str
+    powered_on: bool
+    frozen: bool
+    host: str | None
+    """vCenter's id of its host."""
+    bios_uuid: str
+    mark: Mark | None
+    """None: not a child of ours."""
+    mac: str | None
+    """Known once it was identified."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One ESXi host."""
+
+    id: str
+    name: str
+    usable: bool
+    """Connected, and neither in maintenance nor on its way there."""
+    memory_bytes: int
+    memory_used: int
+    cpu_mhz: int
+    cpu_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreRow:
+    """One datastore."""
+
+    id: str
+    name: str
+    capacity: int
+    free: int
+    usable: bool
+    """Accessible, not in maintenance, and not in an alarm that is red (vSAN's health is shown so)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRow:
+    """One parent, with all that a fork of it needs."""
+
+    id: str
+    name: str
+    powered_on: bool
+    frozen: bool
+    host: str | None
+    uuid: str
+    created: datetime | None
+    memory_bytes: int
+    disk_levels: int
+    adapters: tuple[Managed, ...]
+    folder: Managed
+    pool: Managed
+    datastores: tuple[str, ...]
+    request: str
+    """The last request to its guest: a freeze's id tells when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """One look."""
+
+    vms: tuple[VmRow, ...]
+    hosts: Mapping[str, HostRow]
+    datastores: Mapping[str, DatastoreRow]
+
+    def host_name(self, host: str | None) -> str:
+        """The host's name, or its id where it cannot be seen."""
+        if host is None:
+            return ""
+        return self.hosts[host].name if host in self.hosts else host
+
+
+class InventoryReader:
+    """Reads the inventory of one vCenter; keeps one view there for it."""
+
+    def __init__(self, session: Session) -> None:
+        """Read through *session*."""
+        self._session = session
+        self._view: Managed = None
+
+    def read(self, *, deadline: Deadline | None = None) -> Inventory:
+        """Look at everything, in one call (and its pages)."""
+        query = vmodl.query.PropertyCollector
+        rows = self._collect(
+            [
+                query.PropertySpec(type=vim.VirtualMachine, pathSet=list(_VM_PATHS)),
+                query.PropertySpec(type=vim.HostSystem, pathSet=list(_HOST_PATHS)),
+                query.PropertySpec(type=vim.Datastore, pathSet=list(_DATASTORE_PATHS)),
+            ],
+            deadline,
+        )
+        by_kind: dict[Any, list[tuple[Managed, dict[str, Any]]]] = {}
+        for ref, values in rows:
+            by_kind.setdefault(type(ref), []).append((ref, values))
+        hosts = (_host_row(ref, values) for ref, values in by_kind.get(vim.HostSystem, ()))
+        stores = (_datastore_row(ref, values) for ref, values in by_kind.get(vim.Datastore, ()))
+        return Inventory(
+            vms=tuple(_vm_row(ref, values) for ref, values in by_kind.get(vim.VirtualMachine, ())),
+            hosts={host.id: host for host in hosts},
+            datastores={store.id: store for store in stores},
+        )
+
+    def read_vm(self, vm: str, *, deadline: Deadline | None = None) -> VmRow | None:
+        """Look at one VM; None when it is not there."""
+        rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], _VM_PATHS, deadline)
+        return _vm_row(*rows[0]) if rows else None
+
+    def read_value(self, vm: str, key: str, *, deadline: Deadline | None = None) -> str:
+        """Read one of a VM's own values; empty when it has none."""
+        path = option_path(key)
+        rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], (path,), deadline)
+        return _option(rows[0][1], path) if rows else ""
+
+    def read_parents(self, vms: Iterable[str], *, deadline: Deadline | None = None) -> list[ParentRow]:
+        """Look at these parents, devices included; what is gone is left out."""
+        refs = [self._session.find(vim.VirtualMachine, vm) for vm in vms]
+        return [_parent_row(ref, values) for ref, values in self._read_refs(refs, _PARENT_PATHS, deadline)]
+
+    def list_by_attribute(self, keys: Iterable[int], value: str) -> set[str]:
+        """The ids of all VMs with this value of one of these custom attributes."""
+        query = vmodl.query.PropertyCollector
+        wanted = frozenset(keys)
+        rows = self._collect([query.PropertySpec(type=vim.VirtualMachine, pathSet=["summary.customValue"])], None)
+        return {
+            moid(ref)
+            for ref, values in rows
+            for one in values.get("summary.customValue") or ()
+            if one.key in wanted and one.value == value
+        }
+
+    def read_mac(self, vm: str, *, deadline: Deadline | None = None) -> str:
+        """Read the MAC of a VM's first network adapter; empty when it has none."""
+        path = "config.hardware.device"
+        for _, values in self._read_refs([self._session.find(vim.VirtualMachine, vm)], (path,), deadline):
+            for adapter in list_adapters(values.get(path) or ()):
+                return str(adapter.macAddress).lower()
+        return ""
+
+    def find_by_name(self, folder: Managed, name: str, *, deadline: Deadline | None = None) -> VmRow | None:
+        """Look at what has this name in a folder; None when nothing has."""
+        index = self._session.content.searchIndex
+        found = self._session.call(f"{name}: looking for it", lambda: index.FindChild(folder, name), deadline=deadline)
+        return self.read_vm(moid(found), deadline=deadline) if found is not None else None
+
+    def _read_refs(
+        self, refs: list[Managed], paths: Iterable[str], deadline: Deadline | None
+    ) -> list[tuple[Managed, dict[str, Any]]]:
+        if not refs:
+            return []
+        query = vmodl.query.PropertyCollector
+        spec = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=ref, skip=False) for ref in refs],
+            propSet=[query.PropertySpec(type=vim.VirtualMachine, pathSet=list(paths))],
+            reportMissingObjectsInResults=True,
+        )
+        return self._retrieve("reading VMs", spec, deadline)
+
+    def _collect(self, wanted: list[Managed], deadline: Deadline | None) -> list[tuple[Managed, dict[str, Any]]]:
+        query = vmodl.query.PropertyCollector
+        for again in (True, False):
+            view = self._view or self._make_view(deadline)
+            members = query.TraversalSpec(name="members", path="view", skip=False, type=vim.view.ContainerView)
+            spec = query.FilterSpec(
+                objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[members])],
+                propSet=wanted,
+                reportMissingObjectsInResults=True,
+            )
+            rows = self._retrieve("reading the inventory", spec, deadline)
+            if rows or not again:
+                return rows
+            # A view belongs to a session: with the session it was lost, and gives nothing.
+            self._view = None
+        return []
+
+    def _make_view(self, deadline: Deadline | None) -> Managed:
+        content = self._session.content
+        kinds = [vim.VirtualMachine, vim.HostSystem, vim.Datastore]
+        self._view = self._session.call(
+            "making a view of the inventory",
+            lambda: content.viewManager.CreateContainerView(content.rootFolder, kinds, True),  # noqa: FBT003 - deep
+            deadline=deadline,
+        )
+        return self._view
+
+    def _retrieve(self, what: str, spec: Managed, deadline: Deadline | None) -> list[tuple[Managed, dict[str, Any]]]:
+        collector = self._session.content.propertyCollector
+        options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
+        rows: list[tuple[Managed, dict[str, Any]]] = []
+        page = self._session.call(what, lambda: collector.RetrievePropertiesEx([spec], options), deadline=deadline)
+        while page is not None:
+            rows += [(one.obj, {str(prop.name): prop.val for prop in one.propSet}) for one in page.objects]
+            token = page.token
+            if not token:
+                break
+            page = self._session.call(what, partial(collector.ContinueRetrievePropertiesEx, token), deadline=deadline)
+        return rows
+
+
+def _option(values: Mapping[str, Any], path: str) -> str:
+    option = values.get(path)
+    return str(getattr(option, "value", option) or "")
+
+
+def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
+    bios_uuid = str(values.get("config.uuid", ""))
+    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid)
+    identified = _option(values, _IDENTIFIED)
+    host = values.get("runtime.host")
+    return VmRow(
+        id=moid(ref),
+        name=str(values.get("name", "")),
+        powered_on=values.get("runtime.powerState") == "poweredOn",
+        frozen=bool(values.get(_FROZEN)),
+        host=moid(host) if host is not None else None,
+        bios_uuid=bios_uuid,
+        mark=mark,
+        mac=guestinfo.parse_identified(identified, mark.stamp.fork_id) if mark is not None else None,
+    )
+
+
+def _host_row(ref: Managed, values: Mapping[str, Any]) -> HostRow:
+    return HostRow(
+        id=moid(ref),
+        name=str(values.get("name", "")),
+        usable=values.get("runtime.connectionState") == "connected" and not values.get("runtime.inMaintenanceMode"),
+        memory_bytes=int(values.get("summary.hardware.memorySize") or 0),
+        memory_used=int(values.get("summary.quickStats.overallMemoryUsage") or 0) << 20,
+        cpu_mhz=int(values.get("summary.hardware.cpuMhz") or 0) * int(values.get("summary.hardware.numCpuCores") or 0),
+        cpu_used=int(values.get("summary.quickStats.overallCpuUsage") or 0),
+    )
+
+
+def _datastore_row(ref: Managed, values: Mapping[str, Any]) -> DatastoreRow:
+    normal = str(values.get("summary.maintenanceMode") or "normal") == "normal"
+    return DatastoreRow(
+        id=moid(ref),
+        name=str(values.get("name", "")),
+        capacity=int(values.get("summary.capacity") or 0),
+        free=int(values.get("summary.freeSpace") or 0),
+        usable=bool(values.get("summary.accessible")) and normal and values.get("overallStatus") != "red",
+    )
+
+
+def _parent_row(ref: Managed, values: Mapping[str, Any]) -> ParentRow:
+    devices = list(values.get("config.hardware.device") or ())
+    host = values.get("runtime.host")
+    return ParentRow(
+        id=moid(ref),
+        name=str(values.get("name", "")),
+        powered_on=values.get("runtime.powerState") == "poweredOn",
+        frozen=bool(values.get(_FROZEN)),
+        host=moid(host) if host is not None else None,
+        uuid=str(values.get("config.instanceUuid") or values.get("config.uuid") or moid(ref)),
+        created=values.get("config.createDate"),
+        memory_bytes=int(values.get("config.hardware.memoryMB") or 0) << 20,
+        disk_levels=count_disk_levels(devices),
+        adapters=tuple(list_adapters(devices)),
+        folder=values.get("parent"),
+        pool=values.get("resourcePool"),
+        datastores=tuple(moid(store) for store in values.get("datastore") or ()),
+        request=_option(values, option_path(guestinfo.REQUEST)),
+    )

@@ -1,0 +1,106 @@
+"""
+How much room there is for children, per parent. Pure.
+
+What a parent has for itself (its host's memory, its disk's chain) bounds it alone; what all share (a datastore's
+room, the addresses) is dealt out evenly, so that the sum of all rooms is never more than there is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from forkyard.hypervisors.vsphere.inventory import DatastoreRow, HostRow, Inventory, ParentRow
+from forkyard.model import Placement, VmId
+from forkyard.settings import VsphereSettings
+
+MOST_LEVELS = 255
+"""Files in the chain of one disk; vSphere refuses the next."""
+_SPARE_LEVELS = 16
+"""Levels of a running parent's disk that are left to others: snapshots of a backup, for instance."""
+_BUSY = 0.95
+"""Part of a host's processor time in use from which no child is put on it."""
+_PLENTY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many children fit, and what bounds them."""
+
+    number: int
+    limited_by: str
+
+
+def make_placements(
+    parents: Sequence[ParentRow], inventory: Inventory, settings: VsphereSettings, *, addresses: int
+) -> list[Placement]:
+    """A placement for each parent that can be forked now, the roomiest first; those without room at the end."""
+    usable = [parent for parent in parents if _can_fork(parent, inventory, settings)]
+    stores = {parent.id: choose_datastore(parent, inventory.datastores, settings) for parent in usable}
+    rooms = _deal_out(usable, stores, settings, addresses)
+    found = [
+        Placement(
+            parent=VmId(parent.id),
+            host=inventory.host_name(parent.host),
+            datastore=store.name if (store := stores[parent.id]) is not None else "",
+            network=settings.portgroup or "the parent's own",
+            room=room.number,
+            limited_by=room.limited_by,
+            at_once=settings.forks_per_parent,
+        )
+        for parent in usable
+        for room in [min([room_of_host(parent, inventory, settings), *rooms[parent.id]], key=lambda one: one.number)]
+    ]
+    return sorted(found, key=lambda place: (-place.room, place.host))
+
+
+def choose_datastore(
+    parent: ParentRow, datastores: Mapping[str, DatastoreRow], settings: VsphereSettings
+) -> DatastoreRow | None:
+    """Where the parent's children go: the datastore of the settings, or the parent's own; None: unknown."""
+    if settings.datastore:
+        return next((store for store in datastores.values() if store.name == settings.datastore), None)
+    return next((datastores[store] for store in parent.datastores if store in datastores), None)
+
+
+def room_of_host(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> Room:
+    """Children that the parent's host and disk still take."""
+    host = inventory.hosts[parent.host or ""]
+    if host.cpu_mhz and host.cpu_used >= _BUSY * host.cpu_mhz:
+        return Room(0, "cpu")
+    rooms = [_memory_room(parent, host, settings)]
+    if not parent.frozen:
+        rooms.append(Room(max(0, MOST_LEVELS - _SPARE_LEVELS - parent.disk_levels), "disk chain of a running parent"))
+    return min(rooms, key=lambda room: room.number)
+
+
+def _memory_room(parent: ParentRow, host: HostRow, settings: VsphereSettings) -> Room:
+    free = host.memory_bytes * (1 - settings.memory_reserve) - host.memory_used
+    each = parent.memory_bytes * settings.memory_share
+    return Room(max(0, int(free / each)) if each else _PLENTY, "memory")
+
+
+def _can_fork(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> bool:
+    host = inventory.hosts.get(parent.host or "")
+    ready = parent.frozen or settings.fork_running_parents
+    return parent.powered_on and ready and host is not None and host.usable
+
+
+def _deal_out(
+    parents: Iterable[ParentRow],
+    stores: Mapping[str, DatastoreRow | None],
+    settings: VsphereSettings,
+    addresses: int,
+) -> dict[str, list[Room]]:
+    everybody = [parent.id for parent in parents]
+    rooms: dict[str, list[Room]] = {parent: [] for parent in everybody}
+    _share(rooms, everybody, addresses, "addresses")
+    for store in {store.id: store for store in stores.values() if store is not None}.values():
+        users = [parent for parent in everybody if (own := stores[parent]) is not None and own.id == store.id]
+        free = store.free - store.capacity * settings.datastore_reserve
+        fit = int(free / settings.child_disk) if settings.child_disk else _PLENTY
+        _share(rooms, users, max(0, fit) if store.usable else 0, "datastore")
+    return rooms
+
+
+def _share(rooms: Mapping[str, list[Room]], users: Sequence[str], number: int, name: str) -> None:
+    for index, user in enumerate(users):
+        rooms[user].append(Room(number // len(users) + (index < number % len(users)), name))

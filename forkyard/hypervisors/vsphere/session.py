@@ -1,0 +1,175 @@
+"""
+One session at vCenter: logged in when it is first needed, and again whenever vCenter has forgotten it.
+
+Every call goes through `Session.call`, which translates faults, counts calls, and repeats exactly what was certainly
+not carried out: a call that nobody took, and one that was refused because the session was gone.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from forkyard.errors import NotReady, TransientError, Unavailable, Unsupported
+from forkyard.hypervisors.vsphere.api import Managed, vim
+from forkyard.hypervisors.vsphere.connection import FIRST_VERSION, choose_version, make_context, make_stub
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.faults import NotSent, SessionLost, translated
+from forkyard.settings import VsphereSettings, read_password
+from forkyard.waiting import wait_for
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(seconds=30)
+"""How long a call without a deadline of its own waits for a vCenter that is being restarted."""
+CALL_TIMEOUT = 20.0
+"""Seconds without a byte of an answer; all calls but the update stream's answer at once."""
+STREAM_WAIT = 20
+"""Seconds after which vCenter answers the update stream although nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    """How a call ended that is not to be repeated."""
+
+    value: T | None = None
+    error: TransientError | None = None
+
+
+class Session:
+    """vCenter under one user's name. Safe to use from several threads."""
+
+    def __init__(self, settings: VsphereSettings) -> None:
+        """Take the settings; nothing is sent before the first call."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._stub: Any = None
+        self._slow_stub: Any = None
+        self._content: Managed = None
+        self._logins = 0
+        self._valid = False
+        self.calls: Counter[str] = Counter()
+        """How often each of vCenter's methods was called; for who measures."""
+
+    @property
+    def content(self) -> Managed:
+        """The service content, where everything begins; connects when nobody has yet."""
+        if self._content is None:
+            self.call("connecting", lambda: None)
+        return self._content
+
+    def find(self, kind: Managed, moid: str) -> Managed:
+        """The object of that id, unseen; calls on it say whether it is there."""
+        if self._stub is None:
+            self.call("connecting", lambda: None)
+        return kind(moid, self._stub)
+
+    def call(self, what: str, act: Callable[[], T], *, changes: bool = False, deadline: Deadline | None = None) -> T:
+        """
+        Make one call, logged in; wait for a vCenter that does not answer until *deadline*.
+
+        Raises:
+            OutcomeUnknown: with *changes*, when the answer was lost.
+            Unavailable: vCenter did not come back in time; nothing was done.
+            ForkyardError: as the table of faults says.
+        """
+        deadline = deadline or Deadline(PATIENCE)
+
+        def look() -> _Done[T]:
+            try:
+                return _Done(self._call_once(what, act, changes=changes))
+            except (NotSent, SessionLost):
+                raise
+            except TransientError as error:
+                if isinstance(error, Unavailable) and not changes:
+                    raise
+                return _Done(error=error)
+
+        try:
+            done = wait_for(look, what=what, timeout=deadline.left, interval=timedelta(milliseconds=100))
+        except NotReady as error:
+            raise Unavailable(str(error)) from error
+        if done.error is not None:
+            raise done.error
+        return done.value  # type: ignore[return-value]  # T may itself be an optional
+
+    def slow_stub(self) -> Any:  # noqa: ANN401 - pyVmomi's stub
+        """The adapter for the one call that may take its time, in the same session."""
+        self.call("connecting", lambda: None)
+        self._slow_stub.cookie = self._stub.cookie
+        return self._slow_stub
+
+    def close(self) -> None:
+        """Log out, if vCenter is there to hear it."""
+        with self._lock:
+            if self._valid and self._content is not None:
+                self._valid = False
+                try:
+                    with translated("logging out", changes=False):
+                        self._content.sessionManager.Logout()
+                except TransientError as error:
+                    logger.debug("%s", error)
+            for stub in (self._stub, self._slow_stub):
+                if stub is not None:
+                    stub.DropConnections()
+
+    def _call_once(self, what: str, act: Callable[[], T], *, changes: bool) -> T:
+        for last in (False, True):
+            seen = self._log_in()
+            try:
+                with translated(what, changes=changes):
+                    return act()
+            except SessionLost:
+                with self._lock:
+                    # Only the first of many threads that hear it: the next may be logged in anew already.
+                    self._valid = self._valid and self._logins != seen
+                if last:
+                    raise
+        raise AssertionError  # the second turn returns or raises
+
+    def _log_in(self) -> int:
+        with self._lock:
+            if self._valid:
+                return self._logins
+            what = f"{self._settings.user} at {self._settings.url}"
+            with translated(what, changes=False):
+                stub = self._stub or self._connect()
+                stub.cookie = ""
+                self._content.sessionManager.Login(self._settings.user, read_password(self._settings), None)
+            if self._content.about.apiType != "VirtualCenter":
+                text = f"{self._settings.url} is an ESXi host. Instant Clone works through a vCenter: name that."
+                raise Unsupported(text)
+            if self._logins:
+                logger.info("%s: the session was lost; logged in again", what)
+            self._logins += 1
+            self._valid = True
+            return self._logins
+
+    def _connect(self) -> Any:  # noqa: ANN401 - pyVmomi's stub
+        context = make_context(self._settings)
+        asking = make_stub(self._settings, context, version=FIRST_VERSION, timeout=CALL_TIMEOUT)
+        about = vim.ServiceInstance("ServiceInstance", asking).RetrieveContent().about
+        version = choose_version(about.apiVersion)
+        asking.DropConnections()
+        self._stub = _counting(make_stub(self._settings, context, version=version, timeout=CALL_TIMEOUT), self.calls)
+        slow = make_stub(self._settings, context, version=version, timeout=CALL_TIMEOUT + STREAM_WAIT)
+        self._slow_stub = _counting(slow, self.calls)
+        self._content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
+        return self._stub
+
+
+def _counting(stub: Any, calls: Counter[str]) -> Any:  # noqa: ANN401 - pyVmomi's stub
+    """Count what goes through *stub*."""
+    invoke = stub.InvokeMethod
+
+    def counted(managed: Managed, info: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - pyVmomi's own
+        calls[info.wsdlName] += 1
+        return invoke(managed, info, *args, **options)
+
+    stub.InvokeMethod = counted
+    return stub

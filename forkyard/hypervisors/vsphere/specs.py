@@ -1,0 +1,88 @@
+"""
+What is asked of vCenter, as its own data objects. Pure: nothing is sent from here.
+
+A fork's network adapters come disconnected, each by `migrateConnect`; without that word vCenter would connect the
+child under its parent's addresses. The host is never named: a child starts where its parent runs.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from forkyard.hypervisors.vsphere.api import Managed, vim
+
+_CONNECT = vim.vm.device.VirtualDevice.ConnectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a child's files, shares and name go; None: where the parent's are."""
+
+    folder: Managed
+    pool: Managed = None
+    datastore: Managed = None
+    portgroup: Managed = None
+    """Backing of the network adapters; None: the parent's own."""
+
+
+def list_adapters(devices: Iterable[Managed]) -> list[Managed]:
+    """The network adapters among a VM's devices, in their order."""
+    return [device for device in devices if isinstance(device, vim.vm.device.VirtualEthernetCard)]
+
+
+def count_disk_levels(devices: Iterable[Managed]) -> int:
+    """How many files the longest chain of a VM's disks has; vSphere stops at 255."""
+    longest = 0
+    for device in devices:
+        if isinstance(device, vim.vm.device.VirtualDisk):
+            levels, backing = 0, device.backing
+            while backing is not None:
+                levels, backing = levels + 1, getattr(backing, "parent", None)
+            longest = max(longest, levels)
+    return longest
+
+
+def make_options(values: Mapping[str, str]) -> list[Managed]:
+    """Extra configuration; an empty value removes a key."""
+    return [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+
+
+def make_clone_spec(
+    name: str, bios_uuid: str, values: Mapping[str, str], adapters: Iterable[Managed], location: Location
+) -> Managed:
+    """An Instant Clone that starts without network and carries *values* from its first moment."""
+    changes = [_edit(adapter, _CONNECT(**_DISCONNECTED), location.portgroup) for adapter in adapters]
+    place = vim.vm.RelocateSpec(
+        folder=location.folder, pool=location.pool, datastore=location.datastore, deviceChange=changes
+    )
+    return vim.vm.InstantCloneSpec(name=name, biosUuid=bios_uuid, config=make_options(values), location=place)
+
+
+def make_change(
+    values: Mapping[str, str],
+    *,
+    adapters: Iterable[Managed] = (),
+    connected: bool = False,
+    annotation: str | None = None,
+) -> Managed:
+    """A change of a running VM: its values, the state of its adapters' cables, its note for people."""
+    connect = _CONNECT(connected=connected, startConnected=connected, allowGuestControl=False)
+    return vim.vm.ConfigSpec(
+        extraConfig=make_options(values),
+        deviceChange=[_edit(adapter, connect) for adapter in adapters],
+        annotation=annotation,
+    )
+
+
+_DISCONNECTED = {
+    "migrateConnect": "disconnect",
+    "connected": False,
+    "startConnected": False,
+    # Or a guest could plug itself in.
+    "allowGuestControl": False,
+}
+
+
+def _edit(adapter: Managed, connect: Managed, portgroup: Managed = None) -> Managed:
+    # Only what is changed, and the key: an unset field stays as it is, above all the MAC, which is the child's own.
+    device = type(adapter)(key=adapter.key, backing=portgroup or adapter.backing, connectable=connect)
+    return vim.vm.device.VirtualDeviceSpec(operation="edit", device=device)

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// customizeCalls customize a running guest that has no agent of ours: VMware's tools do it from inside.
+type customizeCalls struct {
+	freeLock
+	Self types.ManagedObjectReference
+	v    *vcenter
+}
+
+func (c *customizeCalls) Reference() types.ManagedObjectReference { return c.Self }
+
+// CustomizeGuestTask gives a fork its host name and address; its network stays down.
+func (c *customizeCalls) CustomizeGuestTask(ctx *simulator.Context, req *types.CustomizeGuest_Task) soap.HasFault {
+	body := new(methods.CustomizeGuest_TaskBody)
+	vm, wrong := c.v.operate(ctx, req.Vm, req.Auth)
+	if wrong != nil {
+		body.Fault_ = simulator.Fault("", wrong)
+		return body
+	}
+	task := c.v.tasks.start(ctx, vm, "CustomizeGuest_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		name, address := readCustomization(&req.Spec)
+		if name == "" || address == "" {
+			return nil, new(types.CustomizationFault)
+		}
+		guest := c.v.guests.get(vm.Self)
+		if guest == nil {
+			return nil, new(types.InvalidState)
+		}
+		guest.customize(name, address)
+		c.v.showGuest(ctx, vm, name, "")
+		return nil, nil
+	})
+	body.Res = &types.CustomizeGuest_TaskResponse{Returnval: task}
+	return body
+}
+
+// StartGuestNetworkTask lets a customized guest use its NIC, which must be connected by then.
+func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *types.StartGuestNetwork_Task) soap.HasFault {
+	body := new(methods.StartGuestNetwork_TaskBody)
+	vm, wrong := c.v.operate(ctx, req.Vm, req.Auth)
+	if wrong != nil {
+		body.Fault_ = simulator.Fault("", wrong)
+		return body
+	}
+	task := c.v.tasks.start(ctx, vm, "StartGuestNetwork_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		guest := c.v.guests.get(vm.Self)
+		if guest == nil || !guest.observe().connected {
+			return nil, new(types.InvalidState)
+		}
+		if answer := guest.network(); answer["ok"] != true {
+			return nil, new(types.CustomizationFault)
+		}
+		c.v.showGuest(ctx, vm, guest.identity.Name, guest.identity.Address)
+		return nil, nil
+	})
+	body.Res = &types.StartGuestNetwork_TaskResponse{Returnval: task}
+	return body
+}
+
+// readCustomization finds the fixed name and the fixed address of the first adapter; the rest is not used here.
+func readCustomization(spec *types.CustomizationSpec) (name, address string) {
+	if linux, ok := spec.Identity.(*types.CustomizationLinuxPrep); ok {
+		if fixed, ok := linux.HostName.(*types.CustomizationFixedName); ok {
+			name = fixed.Name
+		}
+	}
+	if len(spec.NicSettingMap) > 0 {
+		if fixed, ok := spec.NicSettingMap[0].Adapter.Ip.(*types.CustomizationFixedIp); ok {
+			address = fixed.IpAddress
+		}
+	}
+	return name, address
+}
+
+func (g *guest) customize(name, address string) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.identity = &identity{ForkID: g.vm.Config.Uuid, Service: g.v.options.service, Name: name, Address: address}
+	g.state.agent = "identified"
+	g.state.ticks.resume()
+}
+
+// showGuest is what the tools tell vCenter of the guest.
+func (v *vcenter) showGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, name, address string) {
+	ctx.WithLock(vm, func() {
+		ctx.Update(vm, []types.PropertyChange{
+			{Name: "guest.hostName", Val: name}, {Name: "summary.guest.hostName", Val: name},
+			{Name: "guest.ipAddress", Val: address}, {Name: "summary.guest.ipAddress", Val: address},
+		})
+	})
+}
