@@ -99,6 +99,14 @@ def doctor(context: typer.Context, json: Json = False) -> None:
     raise typer.Exit(run_doctor(context.obj, as_json=json))
 
 
+def end_as_by_ctrl_c() -> None:
+    """Ended by whoever, the command undoes what it began: a terminal that is closed must not leave half a fleet."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 @app.command()
 def scale(
     context: typer.Context,
@@ -123,13 +131,9 @@ def scale(
     * `forkyard scale game --to 12 --because "pre-sale at noon" --json`
     * `forkyard scale game --to 0 --dry-run`
     """
-    import signal
-
     from cli.scale import ScaleOptions, run_scale
 
-    # Ended by whoever, the command cancels its run: a terminal that is closed must not leave half a fleet.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_as_by_ctrl_c()
     options = ScaleOptions(
         service=service, target=to, dry_run=dry_run, reason=because, yes=yes, in_process=in_process, as_json=json
     )
@@ -221,6 +225,8 @@ def bench(
     * `forkyard bench scale-4 --runs 3 --json`
     """
     from cli.bench import run_bench
+
+    end_as_by_ctrl_c()
 
     raise typer.Exit(run_bench(context.obj, name, runs=runs, as_json=json))
 
