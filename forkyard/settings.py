@@ -6,6 +6,7 @@ mistake must not silently become a default.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -15,6 +16,7 @@ from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
 from forkyard.names import SERVICE_NAME
 from forkyard.toml_reader import Problem, bounded, find_line, one_of, parse_toml, read_table
+from forkyard.usages import USAGES
 
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
 DEFAULT_CONFIG = Path("/etc/forkyard/forkyard.toml")
@@ -87,6 +89,49 @@ class LabSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSettings:
+    """What is asked for, decided and done: where it is kept, and what a run must show before it changes anything."""
+
+    url: str = ""
+    """SQLAlchemy's, without a password, such as postgresql+psycopg://forkyard@db/forkyard; "": SQLite in state_dir."""
+    password_file: Path | None = None
+    """File with the database's password, so that it is in no configuration and no process list."""
+    key_file: Path | None = None
+    """Signs approvals and the audit log; whoever reads it can approve anything. None: state_dir/approvals.key."""
+    plan_ttl: timedelta = bounded(timedelta(minutes=15), at_least=10)
+    """How long a plan can be approved; afterwards the fleet may be another."""
+    drift: int = bounded(2, at_least=0)
+    """Children by which the fleet may differ from the approved plan when the run begins."""
+    late: timedelta = bounded(timedelta(minutes=5), at_least=1)
+    """A scheduled start missed by more is asked about, and never run silently."""
+    direct: bool = True
+    """Whether whoever can read key_file (root on this machine) may scale from the command line without a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """What some people may do; "*" stands for all."""
+
+    users: tuple[str, ...] = ()
+    """Slack's ids of people, such as U012AB3CD; names can be changed by anybody."""
+    groups: tuple[str, ...] = ()
+    """Slack's ids of user groups, such as S012AB3CD."""
+    services: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatopsSettings:
+    """Who may do what from Slack; what is not said here is refused."""
+
+    teams: tuple[str, ...] = ()
+    """Slack's ids of the workspaces that are listened to."""
+    channels: tuple[str, ...] = ()
+    """Slack's ids of the channels that commands may come from; plans go to the first."""
+    roles: dict[str, RoleSettings] = field(default_factory=dict[str, RoleSettings])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """One app that is scaled."""
 
@@ -108,6 +153,10 @@ class ServiceSettings:
     """How long open requests may go on before a retiring child is destroyed all the same."""
     orphan_after: timedelta = bounded(timedelta(minutes=10), above=0)
     """Expiry of a new child's stamp: one that no finished request keeps by then is an orphan."""
+    production: bool = False
+    """Whether people depend on it: another person than the requester must then approve making it smaller."""
+    approval_above: int = bounded(3, at_least=0)
+    """A change of more children than these must be approved by another person than the requester."""
 
     @property
     def limits(self) -> Limits:
@@ -130,6 +179,8 @@ class Settings:
     prefect: PrefectSettings = field(default_factory=PrefectSettings)
     qemu: QemuSettings = field(default_factory=QemuSettings)
     lab: LabSettings = field(default_factory=LabSettings)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    chatops: ChatopsSettings = field(default_factory=ChatopsSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict[str, ServiceSettings])
 
     def service(self, name: str) -> ServiceSettings:
@@ -214,4 +265,18 @@ def _contradictions(settings: Settings) -> list[Problem]:
             problems.append(Problem((*path, "minimum"), text))
         if not service.health_path.startswith("/"):
             problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
+    return problems + _misnamed(settings)
+
+
+def _misnamed(settings: Settings) -> list[Problem]:
+    """Find what roles say of verbs and services that there are not: a slip that would silently permit nothing."""
+    problems: list[Problem] = []
+    for name, role in settings.chatops.roles.items():
+        for key, words, known in (("verbs", role.verbs, [*USAGES]), ("services", role.services, [*settings.services])):
+            unknown = [word for word in words if word not in {"*", *known}]
+            if unknown:
+                text = f": there is no {unknown[0]}. There are: {', '.join(sorted(known))}, and * for all."
+                problems.append(Problem(("chatops", "roles", name, key), text))
+    if re.match(r"[^:]+://[^/@]*:[^/@]*@", settings.requests.url):
+        problems.append(Problem(("requests", "url"), ": holds a password. Put it into requests.password_file."))
     return problems
