@@ -25,6 +25,8 @@ class LabState:
     load_balancer: str
     consul: str
     prefect: str
+    slack: dict[str, object]
+    """`page`, `api`, and `users` with `name` and `role`."""
     parts: dict[str, PartState]
 
     @property
@@ -39,11 +41,11 @@ def observe_lab(settings: Settings) -> LabState:
 
     found = status(settings)
     parts = {part.name: PartState(part.healthy, part.detail) for part in found.parts}
-    return LabState(found.load_balancer, found.consul, found.prefect, parts)
+    return LabState(found.load_balancer, found.consul, found.prefect, asdict(found.slack), parts)
 
 
 def lab_shape(state: LabState) -> Json:
-    """The JSON of the lab; `load_balancer`, `consul` and `prefect` are kept stable."""
+    """The JSON of the lab; `load_balancer`, `consul`, `prefect` and `slack` are kept stable."""
     return asdict(state) | {"up": state.up}
 
 
@@ -101,3 +103,4 @@ def _show(state: LabState, title: str) -> None:
     console.print(f"\n  load balancer  {state.load_balancer}")
     console.print(f"  Consul         {state.consul}/ui")
     console.print(f"  Prefect        {state.prefect}")
+    console.print(f"  Slack          {state.slack['page']}")

@@ -86,6 +86,7 @@ class LabSettings:
     load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
     consul_port: int = bounded(18500, at_least=1, at_most=65535)
     prefect_port: int = bounded(14200, at_least=1, at_most=65535)
+    slack_port: int = bounded(14300, at_least=1, at_most=65535)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,9 +251,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
         )
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
-    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port]
+    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port, ports.slack_port]
     if len(set(numbers)) < len(numbers):
-        problems.append(Problem(("lab",), ": two of load_balancer_port, consul_port and prefect_port are the same."))
+        text = ": two of load_balancer_port, consul_port, prefect_port and slack_port are the same."
+        problems.append(Problem(("lab",), text))
     for name, service in settings.services.items():
         path = ("services", name)
         if not SERVICE_NAME.fullmatch(name):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forkyard.settings import Settings
+from lab.chat import SlackStatus, slack_status, slack_trouble, start_slack, stop_slack
 from lab.inner import lab_home, make_inner_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
 from lab.parts import Part, Progress, start_parts, stop_parts
@@ -38,6 +39,7 @@ class LabStatus:
     consul: str
     """Its UI is at `/ui` below it."""
     prefect: str
+    slack: SlackStatus
     parts: tuple[PartStatus, ...]
 
     @property
@@ -73,6 +75,7 @@ def status(settings: Settings) -> LabStatus:
         load_balancer=f"http://127.0.0.1:{settings.lab.load_balancer_port}",
         consul=f"http://127.0.0.1:{settings.lab.consul_port}",
         prefect=f"http://127.0.0.1:{settings.lab.prefect_port}",
+        slack=slack_status(settings),
         parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
     )
 
@@ -101,6 +104,12 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
             start=lambda: start_prefect(settings, config),
             trouble=lambda: prefect_status(settings),
             stop=lambda: stop_prefect(settings),
+        ),
+        Part(
+            "slack",
+            start=lambda: start_slack(settings),
+            trouble=lambda: slack_trouble(settings),
+            stop=lambda: stop_slack(settings),
         ),
         Part(
             "sync",

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -88,7 +89,7 @@ def ears(listening: Ears, slack: LabSlack) -> Ears:
     return listening
 
 
-def refusal(slack: LabSlack, method: str, **arguments: object) -> str:
+def refusal(slack: LabSlack, method: str, **arguments: Any) -> str:  # noqa: ANN401 - JSON
     return str(slack.api(method, **arguments).json()["error"])
 
 

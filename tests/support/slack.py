@@ -42,15 +42,15 @@ class LabSlack:
         body = {"as": person, **asked} if person else asked
         return dict(self.http.post(f"{self.url}/lab/{what}", json=body).json())
 
-    def command(self, text: str, person: str = "anna", **asked: object) -> Json:
+    def command(self, text: str, person: str = "anna", **asked: Any) -> Json:  # noqa: ANN401 - JSON
         """Type `/fleet TEXT`."""
         return self.act("command", person, text=f"/fleet {text}".strip(), **asked)
 
-    def click(self, message: Json, action_id: str, person: str = "anna", **asked: object) -> Json:
+    def click(self, message: Json, action_id: str, person: str = "anna", **asked: Any) -> Json:  # noqa: ANN401 - JSON
         """Click a button of a message."""
         return self.act("click", person, ts=message["ts"], action_id=action_id, **asked)
 
-    def faults(self, **asked: object) -> None:
+    def faults(self, **asked: Any) -> None:  # noqa: ANN401 - JSON
         """Let something go wrong, or right again."""
         assert self.act("faults", **asked)["ok"]
 
