@@ -9,7 +9,7 @@ Only documented calls are made.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -81,9 +81,14 @@ class Runs:
             return False
         return True
 
-    def start_scale(self, request: ScaleRequest) -> str:
+    def start_scale(
+        self, request: ScaleRequest, *, warrant: str = "", plan_hash: str = "", at: datetime | None = None
+    ) -> str:
         """
-        Start a run for the request and return its id; the same request again returns the first one's.
+        Start a run for the request and return its id; the same request and plan again return the first one's.
+
+        *at* a moment ahead the run is there to be seen, and begins then. The run refuses to change anything without an
+        approval on record or a *warrant* (`forkyard.approvals`).
 
         Raises:
             NotFound: the deployment is not registered.
@@ -96,20 +101,32 @@ class Runs:
             "requested_by": request.requested_by,
             "reason": request.reason,
             "dry_run": request.dry_run,
+            **({"warrant": warrant} if warrant else {}),
         }
         name = f"{request.service} to {request.target} ({make_token(request.id)})"
         tags = ["forkyard", request.service, *(["dry-run"] if request.dry_run else [])]
-        return self.start("scale", parameters, name=name, key=request.id, tags=tags)
+        key = f"{request.id}-{plan_hash}" if plan_hash else request.id
+        return self.start("scale", parameters, name=name, key=key, tags=tags, at=at)
 
     def start_reap(self, service: str, *, key: str) -> str:
         """Start a sweep of the service and return its run's id."""
         return self.start("reap", {"service": service}, name=f"reap {service}", key=key, tags=["forkyard", service])
 
-    def start(self, flow: str, parameters: Mapping[str, object], *, name: str, key: str, tags: Sequence[str]) -> str:
+    def start(
+        self,
+        flow: str,
+        parameters: Mapping[str, object],
+        *,
+        name: str,
+        key: str,
+        tags: Sequence[str],
+        at: datetime | None = None,
+    ) -> str:
         """Start a run of the flow's deployment and return its id; the same *key* again returns the first one's."""
         deployment = self._call("GET", f"/deployments/name/{flow}/{flow}", missing=f"the deployment {flow}/{flow}")
         body = {"parameters": parameters, "name": name, "idempotency_key": key, "tags": list(tags)}
-        body |= {"state": {"type": "SCHEDULED"}}
+        when = {"state_details": {"scheduled_time": at.isoformat()}} if at is not None else {}
+        body |= {"state": {"type": "SCHEDULED", **when}}
         created = self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
         return str(created["id"])
 

@@ -130,6 +130,18 @@ class ChatopsSettings:
     channels: tuple[str, ...] = ()
     """Slack's ids of the channels that commands may come from; plans go to the first."""
     roles: dict[str, RoleSettings] = field(default_factory=dict[str, RoleSettings])
+    mode: str = one_of("socket", "socket", "http")
+    """`socket`: the bot opens connections to Slack; `http`: Slack sends signed requests to the bot."""
+    api_url: str = "https://slack.com/api/"
+    """Slack's Web API; another one only for trying out."""
+    bot_token_file: Path | None = None
+    """File with the bot's token (xoxb-...); None: it is taken from SLACK_BOT_TOKEN."""
+    app_token_file: Path | None = None
+    """File with the app's token (xapp-...), for Socket Mode; None: from SLACK_APP_TOKEN."""
+    signing_secret_file: Path | None = None
+    """File with the signing secret, for HTTP; None: from SLACK_SIGNING_SECRET."""
+    http_port: int = bounded(14400, at_least=1, at_most=65535)
+    """Where signed requests are taken on 127.0.0.1: put a proxy with TLS before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +229,17 @@ def load_settings(path: Path | None = None) -> Settings:
         message = f"{chosen}: cannot be read: {reason}. Name the right file with --config or {CONFIG_VARIABLE}."
         raise InvalidRequest(message) from error
     return parse_settings(text, source=str(chosen))
+
+
+def read_secret(path: Path | None, variable: str) -> str:
+    """A secret from its file, or from the environment where no file is named; empty when there is none."""
+    if path is None:
+        return os.environ.get(variable, "").strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}. It should hold what {variable} would."
+        raise InvalidRequest(message) from error
 
 
 def parse_settings(text: str, *, source: str = "forkyard.toml") -> Settings:
