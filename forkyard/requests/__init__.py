@@ -72,7 +72,9 @@ class Request:
     state: State = State.DRAFTED
     service: str
     target: int
-    """Absolute; what was typed as a change was resolved when the request was made."""
+    """Absolute; for a change only once it is planned."""
+    change: int | None = None
+    """So many more or fewer were asked for; resolved into *target* when it is first planned, and None from then on."""
     requested_by: str
     """A Slack id, or `local:NAME` for the command line, or `calendar`."""
     requested_at: datetime
@@ -86,8 +88,8 @@ class Request:
     """The id of its message in the channel: all that is needed to go on editing it."""
     start_at: datetime | None = None
     """None: as soon as it is approved."""
-    end_at: datetime | None = None
-    """When the fleet goes back; None: it stays."""
+    hold_seconds: int | None = None
+    """How long until the fleet goes back; None: it stays."""
     zone: str = "Z"
     """The zone in which its times were written."""
     plan: PlanRecord | None = None
@@ -101,7 +103,7 @@ class Request:
     parent: str | None = None
     """The request that this one retries, rolls back or ends."""
     kind: str = ""
-    """`retry`, `rollback`, `end` of its parent; "" for a request of its own."""
+    """`retry`, `rollback` or `later` step of its parent; "" for a request of its own."""
     event: str | None = None
     """The calendar's occurrence and step that it is; unique."""
     delivery: str | None = None

@@ -8,8 +8,9 @@ Pure. The names of children are not in it: they follow from the request's id. Wh
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from forkyard.model import Fleet, ScalePlan, StepKind
@@ -48,7 +49,8 @@ class PlanRecord:
     """Fingerprints of the parents: another parent is another plan."""
     notes: tuple[str, ...] = ()
     start_at: datetime | None = None
-    end_at: datetime | None = None
+    later: tuple[tuple[datetime, int], ...] = ()
+    """What follows by itself and is approved together with this: at each moment, how many children."""
     expected_seconds: float | None = None
     """From the last runs; None: nothing to go by."""
 
@@ -73,7 +75,7 @@ def make_record(
     fleet: Fleet,
     *,
     start_at: datetime | None = None,
-    end_at: datetime | None = None,
+    later: Sequence[tuple[datetime, int]] = (),
     expected_seconds: float | None = None,
 ) -> PlanRecord:
     """Put on record what *plan* does to *fleet*."""
@@ -95,9 +97,16 @@ def make_record(
         parents=tuple(sorted(parent.fingerprint for parent in fleet.parents)),
         notes=plan.notes,
         start_at=start_at,
-        end_at=end_at,
+        later=tuple(later),
         expected_seconds=expected_seconds,
     )
+
+
+def find_later(record: PlanRecord, hold_seconds: int | None, begin: datetime) -> tuple[tuple[datetime, int], ...]:
+    """What follows by itself: after its hold the fleet goes back to what there was."""
+    if hold_seconds is None:
+        return ()
+    return (((begin + timedelta(seconds=hold_seconds)).replace(microsecond=0), record.current),)
 
 
 def find_drift(approved: PlanRecord, now: ScalePlan, fleet: Fleet, *, tolerance: int) -> str | None:
@@ -126,8 +135,9 @@ def record_from_json(text: str) -> PlanRecord:
     """The record in a row."""
     fields: dict[str, Any] = json.loads(text)
     places = tuple(PlaceRecord(**place) for place in fields.pop("places"))
-    for key in ("start_at", "end_at"):
-        fields[key] = datetime.fromisoformat(fields[key]) if fields[key] else None
+    start = fields.pop("start_at")
+    fields["start_at"] = datetime.fromisoformat(start) if start else None
+    fields["later"] = tuple((datetime.fromisoformat(at), number) for at, number in fields["later"])
     for key in ("parents", "notes"):
         fields[key] = tuple(fields[key])
     return PlanRecord(places=places, **fields)

@@ -22,7 +22,7 @@ from forkyard.errors import InvalidRequest, NotFound, Unavailable
 from forkyard.requests import Entry, Need, Request, ServiceLock, State, StateChanged, check_move
 from forkyard.requests import audit as log
 from forkyard.requests import tables as t
-from forkyard.requests.plans import record_from_json, record_to_json
+from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
 from forkyard.settings import Settings
 
 REMEMBERED = timedelta(days=7)
@@ -146,11 +146,11 @@ class Store:
         with self._write() as connection:
             return self._swap(connection, request, entry, changes)
 
-    def approve(self, request: Request, approval: Approval, entry: Entry) -> Request:
-        """Keep a signed approval and move the request to approved; raises StateChanged as `move`."""
+    def approve(self, request: Request, plan: PlanRecord, approval: Approval, entry: Entry) -> Request:
+        """Keep a signed approval of *plan* and move the request to approved; raises StateChanged as `move`."""
         check_move(request, State.APPROVED)
         with self._write() as connection:
-            moved = self._swap(connection, request, entry, {"state": State.APPROVED})
+            moved = self._swap(connection, request, entry, {"state": State.APPROVED, "plan": plan})
             self._keep(connection, approval)
         return moved
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     create_engine,
     event,
+    inspect,
     make_url,
     select,
     text,
@@ -68,6 +69,7 @@ requests = Table(
     Column("state", String(20), nullable=False),
     Column("service", String(40), nullable=False),
     Column("target", Integer, nullable=False),
+    Column("change", Integer),
     Column("requested_by", String(80), nullable=False),
     Column("requested_at", Moment, nullable=False),
     Column("origin", String(20), nullable=False),
@@ -76,7 +78,7 @@ requests = Table(
     Column("channel", String(80), nullable=False),
     Column("message", String(80), nullable=False),
     Column("start_at", Moment),
-    Column("end_at", Moment),
+    Column("hold_seconds", Integer),
     Column("zone", String(64), nullable=False),
     Column("plan", Text),
     Column("plan_expires", Moment),
@@ -205,20 +207,22 @@ def create_tables(connection: Connection) -> None:
     Make what is not there; two processes may do it at once.
 
     Raises:
-        Unsupported: the tables are of a later forkyard.
+        Unsupported: the tables are of another forkyard.
     """
+    if inspect(connection).has_table(versions.name):
+        found = connection.execute(select(versions.c.version)).scalar()
+        if found == VERSION:
+            return
+        message = f"the database is of another forkyard (tables {found}, known {VERSION}). Update the older one."
+        raise Unsupported(message)
     if connection.dialect.name == "postgresql":
         # Held to the end of the transaction: creating "if not exists" is not safe by itself. The number is forkyard's.
         connection.execute(text("SELECT pg_advisory_xact_lock(7305144)"))
     metadata.create_all(connection)
     for statement in _APPEND_ONLY[connection.dialect.name]:
         connection.execute(text(statement))
-    found = connection.execute(select(versions.c.version)).scalar()
-    if found is None:
+    if connection.execute(select(versions.c.version)).scalar() is None:
         connection.execute(versions.insert().values(version=VERSION))
-    elif found > VERSION:
-        message = f"the database is of a later forkyard (tables {found}, known {VERSION}). Update this one."
-        raise Unsupported(message)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's

@@ -142,7 +142,7 @@ def test_an_approval_is_kept_with_its_signature(store: Store) -> None:
         store.key,
         Approval(request_id=row.id, plan_hash=row.plan_hash, approver="U2", at=NOW, kind=Kind.OTHER, reason="fine"),
     )
-    moved = store.approve(row, approval, Entry(who="U2", action="approve", request_id=row.id))
+    moved = store.approve(row, a_plan(row), approval, Entry(who="U2", action="approve", request_id=row.id))
     assert moved.state is State.APPROVED
     (kept,) = store.approvals(row.id)
     assert kept == approval
