@@ -3,17 +3,17 @@
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotReady
 from forkyard.processes import end, spawn, tail
-from forkyard.settings import Settings
+from forkyard.settings import ChatopsSettings, RoleSettings, Settings
 from forkyard.waiting import wait_for
 from lab.daemons import read_ref, write_ref
 from lab.forward import refuse_taken_port
-from lab.slack.state import PEOPLE
+from lab.slack.state import GROUPS, PEOPLE, TEAM
 
 START_TIMEOUT = timedelta(seconds=60)
 STOP_TIMEOUT = timedelta(seconds=5)
@@ -42,6 +42,27 @@ class SlackStatus:
 def slack_home(settings: Settings) -> Path:
     """Where its tokens, its port and its log are."""
     return settings.run_dir / "lab" / "slack"
+
+
+def lab_chatops(settings: Settings) -> ChatopsSettings:
+    """The settings with which the bot listens to the lab's Slack, where each person has the role that the page says."""
+    home = slack_home(settings)
+    by_role = {person.role: person.id for person in PEOPLE}
+    mine = ("status", "plan", "scale", "schedule", "cancel", "retry", "rollback", "log")
+    theirs = (*mine, "approve", "deny", "lock", "unlock")
+    return replace(
+        settings.chatops,
+        teams=(TEAM["id"],),
+        channels=("C0LABFLEET",),
+        roles={
+            "requesters": RoleSettings(users=(by_role["requester"],), services=("*",), verbs=mine),
+            "approvers": RoleSettings(groups=tuple(GROUPS), services=("*",), verbs=theirs),
+        },
+        api_url=f"http://127.0.0.1:{settings.lab.slack_port}/api/",
+        bot_token_file=home / "bot.token",
+        app_token_file=home / "app.token",
+        signing_secret_file=home / "signing.secret",
+    )
 
 
 def slack_status(settings: Settings) -> SlackStatus:

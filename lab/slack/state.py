@@ -23,7 +23,15 @@ BOT_NAME = "forkyard"
 
 SCOPES = frozenset(
     {
-        *("app_mentions:read", "channels:join", "channels:read", "chat:write", "commands", "files:read"),
+        *(
+            "app_mentions:read",
+            "channels:history",
+            "channels:join",
+            "channels:read",
+            "chat:write",
+            "commands",
+            "files:read",
+        ),
         *("files:write", "groups:read", "im:write", "usergroups:read", "users:read"),
     }
 )
