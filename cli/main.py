@@ -205,6 +205,19 @@ def sync(context: typer.Context, service: SomeService = None, json: Json = False
 
 
 @app.command()
+def bot(
+    context: typer.Context,
+    lab: Annotated[bool, typer.Option("--lab", help="Listen to the lab's own small Slack.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is missing.")] = False,
+    json: Json = False,
+) -> None:
+    """Stay, and listen to Slack: /fleet there is `forkyard` here. Says what is missing, a sentence each."""
+    from cli.bot import run_bot
+
+    raise typer.Exit(run_bot(context.obj, lab=lab, check=check, as_json=json))
+
+
+@app.command()
 def bench(
     context: typer.Context,
     name: Annotated[
