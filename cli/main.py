@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from cli.request_commands import add_request_commands
+
 app = typer.Typer(
     name="forkyard",
     help="Scale an app in seconds by forking running VMs.",
@@ -100,7 +102,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command()
-def scale(
+def scale(  # noqa: PLR0913, PLR0917 - one option each
     context: typer.Context,
     service: Service,
     to: Target,
@@ -110,6 +112,13 @@ def scale(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Run the flow here, even when Prefect answers.")
     ] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Only ask: somebody has to approve it first.")] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", help="When, such as `2026-11-27T05:00 America/New_York`; implies --ask.")
+    ] = None,
+    hold: Annotated[
+        str | None, typer.Option("--for", help="How long, such as 6h; then the fleet goes back; implies --ask.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """
@@ -122,8 +131,14 @@ def scale(
     * `forkyard scale game --to 4`
     * `forkyard scale game --to 12 --because "pre-sale at noon" --json`
     * `forkyard scale game --to 0 --dry-run`
+    * `forkyard scale game --to 12 --at "tomorrow 05:00" --for 6h --because "pre-sale"`
     """
     import signal
+
+    if (ask or at or hold) and not dry_run:
+        from cli.requests import run_ask
+
+        raise typer.Exit(run_ask(context.obj, service, to, at=at, hold=hold, reason=because, as_json=json))
 
     from cli.scale import ScaleOptions, run_scale
 
@@ -321,6 +336,9 @@ def parent_remove(
     from cli.parent import run_remove
 
     raise typer.Exit(run_remove(context.obj, name, yes=yes, as_json=json))
+
+
+add_request_commands(app)
 
 
 def main() -> None:

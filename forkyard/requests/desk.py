@@ -150,6 +150,7 @@ class Desk:
         )
         said = replace(entry, plan_hash=plan.hash, decision=kind.value, detail=break_glass)
         approved = self.store.approve(request, plan, approval, said)
+        self._put_later(approved)
         if approved.start_at is None:
             return approved
         when = f"{When(approved.start_at, approved.zone)}"
@@ -184,13 +185,15 @@ class Desk:
                 self.store.note(replace(entry, decision="asked"))
                 return request
             done = self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
+        self._cancel_later(person, done)
+        return done
+
+    def _cancel_later(self, person: Person, request: Request) -> None:
         for step in self.store.list_requests(parent=request.id):
             if step.kind == "later" and step.state is State.SCHEDULED:
-                said = make_entry(
-                    step, person.id, "cancel", decision=State.CANCELLED.value, detail=f"with {done.token}"
-                )
-                self.store.move(step, State.CANCELLED, said)
-        return done
+                detail = f"with {request.token}"
+                entry = make_entry(step, person.id, "cancel", decision=State.CANCELLED.value, detail=detail)
+                self.store.move(step, State.CANCELLED, entry)
 
     def retry(self, person: Person, name: str, *, where: str = "", delivery: str | None = None) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
@@ -253,6 +256,7 @@ class Desk:
                 zone=to.zone,
                 run_id=None,
             )
+        self._cancel_later(person, moved)
         return self.plan(moved)
 
     def lock(self, person: Person, service: str, reason: str, *, where: str = "") -> ServiceLock:
@@ -291,9 +295,8 @@ class Desk:
         found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
         return [request for request in found if request.run_id is None]
 
-    def follow_ups(self, request: Request) -> list[Request]:
+    def _put_later(self, request: Request) -> None:
         """Put the later steps of a request on record that were approved with it; those that are known stay."""
-        made: list[Request] = []
         for number, (moment, target) in enumerate(request.plan.later if request.plan else (), start=1):
             step = Request(
                 id=new_request_id(),
@@ -309,13 +312,12 @@ class Desk:
                 zone=request.zone,
                 parent=request.id,
                 kind="later",
-                event=f"{request.id}+{number}",
+                event=f"{request.id}+{request.plan_hash[:8]}+{number}",
             )
             entry = make_entry(
                 step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=f"after {request.token}"
             )
-            made.append(self.store.add(step, entry)[0])
-        return made
+            self.store.add(step, entry)
 
     def _check(self, person: Person, verb: str, service: str) -> None:
         # At the command line the key's file has been read already, which no role could add to.

@@ -127,24 +127,30 @@ def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) 
 
     Raises:
         SentBack: its start was missed, or the service is locked.
-        NotPermitted: no such request, another number, no approval, one that is not genuine, or not enough.
+        NotPermitted: no such request, another number, too early, no approval, one that is not genuine, or not enough.
         StateChanged: it is over, cancelled, or another run has begun it.
     """
     try:
         row = store.get(request.id)
     except NotFound as error:
-        raise NotPermitted(_refuse(store, request, run_id, "it is no request on record")) from error
+        raise NotPermitted(_refuse(store, request, run_id, "it is no request on record.")) from error
     if (row.service, row.target) != (request.service, request.target):
-        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}"))
+        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}."))
     if row.state is State.RUNNING and row.run_id == run_id:
         return Admission(store, settings, row)  # the same run once more: it looks before it makes
     if row.state not in {State.APPROVED, State.SCHEDULED}:
-        _refuse(store, request, run_id, f"it is {row.state.value}")
+        _refuse(store, request, run_id, f"it is {row.state.value}.")
         raise StateChanged(row, State.RUNNING)
+    if row.run_id not in {None, run_id}:
+        raise NotPermitted(_refuse(store, request, run_id, "another run was started for it."))
     try:
         find_approval(store, settings, row)
     except NotPermitted as error:
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
+    if row.start_at is not None and datetime.now(UTC) < row.start_at - settings.requests.late:
+        # Left where it is: an old run of a request that was moved must not undo the new one's approval.
+        why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
+        raise NotPermitted(_refuse(store, request, run_id, why))
     _check_moment(store, settings, row)
     entry = make_entry(row, SYSTEM, "start", decision=State.RUNNING.value, run_id=run_id)
     return Admission(store, settings, store.move(row, State.RUNNING, entry, run_id=run_id))
@@ -187,7 +193,8 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
     if row.kind == "later" and row.parent is not None:
         # Approved together with what it follows: the parent's plan names this moment and number.
         approved = store.get(row.parent)
-        if approved.plan is None or (row.start_at, row.target) not in approved.plan.later:
+        gone = approved.open and approved.state not in {State.APPROVED, State.SCHEDULED, State.RUNNING}
+        if gone or approved.plan is None or (row.start_at, row.target) not in approved.plan.later:
             text = f"{row.token}: is not part of what was approved with {approved.token}. Have it approved."
             raise NotPermitted(text)
     elif row.plan is not None and (row.service, row.target, row.start_at) != (
@@ -229,8 +236,6 @@ def _check_moment(store: Store, settings: Settings, row: Request) -> None:
     elif row.start_at is not None and now > row.start_at + late:
         minutes = int((now - row.start_at).total_seconds() // 60)
         why = f"its start at {row.start_at:%Y-%m-%d %H:%M} UTC was missed by {minutes} min"
-    elif row.start_at is not None and now < row.start_at - late:
-        why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC"
     if why:
         send_back(store, settings, row, why, None)
         text = f"{row.service}: {why}. Nothing was changed; approve {row.token} again to have it done now."

@@ -39,6 +39,8 @@ class Script:
             case "POST", "/api/deployments/a-deployment/create_flow_run":
                 self.parameters = body["parameters"]
                 return {"id": RUN}
+            case "POST", "/api/flow_runs/filter":
+                return [{"id": RUN, "state": {"type": self._state(), "message": self.message}}]
             case "POST", "/api/artifacts/filter":
                 return [found for kind in body["artifacts"]["type"]["any_"] for found in self._artifact(kind)]
         if path == f"/api/flow_runs/{RUN}/set_state":
