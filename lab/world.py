@@ -18,7 +18,7 @@ from lab.inner import lab_home, make_inner_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
 from lab.parts import Part, Progress, start_parts, stop_parts
 from lab.prefect import prefect_status, start_prefect, stop_prefect
-from lab.resident import start_sync, stop_sync, sync_trouble
+from lab.resident import BOT, SYNC, resident_trouble, start_resident, stop_resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,17 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
         ),
         Part(
             "sync",
-            start=lambda: start_sync(settings, config),
-            trouble=lambda: sync_trouble(settings),
-            stop=lambda: stop_sync(settings),
+            start=lambda: start_resident(settings, config, SYNC),
+            trouble=lambda: resident_trouble(settings, SYNC),
+            stop=lambda: stop_resident(settings, SYNC),
             after=("consul", "nginx", "port of consul"),
+        ),
+        Part(
+            "bot",
+            start=lambda: start_resident(settings, config, BOT),
+            trouble=lambda: resident_trouble(settings, BOT),
+            stop=lambda: stop_resident(settings, BOT),
+            after=("slack", "prefect"),
         ),
     ]
 
