@@ -126,6 +126,15 @@ def localize(day: date, clock: time, zone: str) -> When:
     return When(first, zone)
 
 
+def read_local(text: str) -> tuple[datetime, str]:
+    """Read a date and time such as 2026-11-27T05:00, and the offset that it may have; raises InvalidRequest."""
+    found = _GLUED.fullmatch(text.strip())
+    if found is None:
+        message = f"{text or 'nothing'}: is no time. Write it as 2026-11-27T05:00."
+        raise InvalidRequest(message)
+    return datetime.combine(_read_date(found[1]), _read_time(found[2])), found[3] or ""
+
+
 def write_moment(moment: datetime, zone: str) -> When:
     """Write *moment* in *zone*, or with its offset where the zone's clocks show that time twice."""
     moment = moment.astimezone(UTC).replace(microsecond=0)

@@ -150,7 +150,7 @@ class Desk:
         )
         said = replace(entry, plan_hash=plan.hash, decision=kind.value, detail=break_glass)
         approved = self.store.approve(request, plan, approval, said)
-        self._put_later(approved)
+        self.follow_ups(approved)
         if approved.start_at is None:
             return approved
         when = f"{When(approved.start_at, approved.zone)}"
@@ -295,8 +295,9 @@ class Desk:
         found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
         return [request for request in found if request.run_id is None]
 
-    def _put_later(self, request: Request) -> None:
-        """Put the later steps of a request on record that were approved with it; those that are known stay."""
+    def follow_ups(self, request: Request) -> list[Request]:
+        """Put the later steps on record that were approved with a request (`approve` does); those known stay."""
+        made: list[Request] = []
         for number, (moment, target) in enumerate(request.plan.later if request.plan else (), start=1):
             step = Request(
                 id=new_request_id(),
@@ -317,7 +318,8 @@ class Desk:
             entry = make_entry(
                 step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=f"after {request.token}"
             )
-            self.store.add(step, entry)
+            made.append(self.store.add(step, entry)[0])
+        return made
 
     def _check(self, person: Person, verb: str, service: str) -> None:
         # At the command line the key's file has been read already, which no role could add to.
