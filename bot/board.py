@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
 from time import monotonic
@@ -181,10 +180,10 @@ class Board:
                 return  # it was deleted: the next round posts it anew
         self._phases[request.id] = _phase(sight)
         if digest != shown.digest:
-            shown = self._memory.keep(replace(shown, digest=digest))
+            shown = self._memory.change(shown, digest=digest)
         if not request.open:
             shown = self._finale.show(request, shown)
-            self._memory.keep(replace(shown, done=True))
+            self._memory.finish(shown)
             self._phases.pop(request.id, None)
 
     def _weigh(self, sight: Sight) -> Weight:
@@ -198,18 +197,19 @@ class Board:
         if shown is not None:
             ts = find_message(self._client, shown.channel, request.id)
             if ts:
-                return self._memory.keep(replace(shown, ts=ts))
-        channel = shown.channel if shown is not None else self._choose_channel(request)
-        shown = self._memory.keep(Shown(request.id, channel))
+                return self._memory.change(shown, ts=ts)
+        else:
+            shown = self._memory.add(Shown(request.id, self._choose_channel(request)))
+        channel = shown.channel
         blocks = stamp(message, request, datetime.now(UTC), sight.run_url)
         try:
             said = call(
                 "chat.postMessage", self._client.chat_postMessage, channel=channel, text=message.text, blocks=blocks
             )
         except ChannelGone as error:
-            self._memory.keep(replace(shown, channel=self._elsewhere(request, channel, error)))
+            self._memory.change(shown, channel=self._elsewhere(request, channel, error))
             raise
-        return self._memory.keep(replace(shown, channel=str(said["channel"]), ts=str(said["ts"])))
+        return self._memory.change(shown, channel=str(said["channel"]), ts=str(said["ts"]))
 
     def _edit(self, sight: Sight, message: Message, shown: Shown) -> Shown:
         blocks = stamp(message, sight.request, datetime.now(UTC), sight.run_url)
@@ -224,10 +224,10 @@ class Board:
                 blocks=blocks,
             )
         except MessageGone:
-            return self._memory.keep(replace(shown, ts=""))
+            return self._memory.change(shown, ts="")
         except ChannelGone as error:
             elsewhere = self._elsewhere(sight.request, shown.channel, error)
-            return self._memory.keep(replace(shown, ts="", channel=elsewhere))
+            return self._memory.change(shown, ts="", channel=elsewhere)
         return shown
 
     def _choose_channel(self, request: Request) -> str:

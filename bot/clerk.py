@@ -233,7 +233,7 @@ class Clerk:
         if shown is not None:
             said = Entry(who=who, action="keep", request_id=request.id, service=request.service, decision="kept")
             self._desk.store.note(said)
-            self._memory.keep(replace(shown, kept=True, done=False))
+            self._memory.change(shown, kept=True, done=False)
 
     def edit(self, asker: Asker, ticket: Ticket, command: Scale, *, delivery: str) -> None:
         """Replace a request by another one: the old one is cancelled only when the new one is on record."""

@@ -5,7 +5,6 @@ Marked before it is sent: a bot that is killed while it sends looks into the thr
 """
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from slack_sdk import WebClient
@@ -55,14 +54,14 @@ class Finale:
         if report is None or not any(child.intervals for child in report.children) or shown.picture == POSTED:
             return shown
         if shown.picture == POSTING and self._is_there(shown):
-            return replace(shown, picture=POSTED)
-        shown = self._memory.keep(replace(shown, picture=POSTING))
+            return self._memory.change(shown, picture=POSTED)
+        shown = self._memory.change(shown, picture=POSTING)
         title = f"{request.service}: {report.message}"
         try:
             self._upload(shown, draw_timeline(report.children, title=title), title, summarize(report))
         except (ChannelGone, MessageGone, PermanentError) as error:
             logger.warning("%s: the picture could not be shown: %s", request.token, error)
-        return replace(shown, picture=POSTED)
+        return self._memory.change(shown, picture=POSTED)
 
     def _is_there(self, shown: Shown) -> bool:
         found = call("conversations.replies", self._client.conversations_replies, channel=shown.channel, ts=shown.ts)

@@ -7,10 +7,10 @@ the channel before it posts another one.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Engine, MetaData, String, Table, delete, insert, select, update
+from sqlalchemy import Boolean, Column, Engine, MetaData, String, Table, insert, select, update
 
 from forkyard.requests.tables import open_engine
 from forkyard.settings import Settings
@@ -62,19 +62,24 @@ class Memory:
         """One of them."""
         return self._list(_shown.c.request_id == request_id).get(request_id)
 
-    def keep(self, shown: Shown) -> Shown:
-        """Write a row, whether it is new or not."""
+    def add(self, shown: Shown) -> Shown:
+        """Write a new row."""
         values = {field.name: getattr(shown, field.name) for field in fields(shown)}
         with self._engine.execution_options(writes=True).begin() as connection:
-            same = _shown.c.request_id == shown.request_id
-            if connection.execute(update(_shown).where(same).values(**values)).rowcount == 0:
-                connection.execute(insert(_shown).values(**values))
+            connection.execute(insert(_shown).values(**values))
         return shown
 
-    def forget(self, request_id: str) -> None:
-        """Remove a row."""
+    def change(self, shown: Shown, **values: Any) -> Shown:  # noqa: ANN401 - the row's own
+        """Write some fields, and leave the others as somebody else may have written them."""
         with self._engine.execution_options(writes=True).begin() as connection:
-            connection.execute(delete(_shown).where(_shown.c.request_id == request_id))
+            connection.execute(update(_shown).where(_shown.c.request_id == shown.request_id).values(**values))
+        return replace(shown, **values)
+
+    def finish(self, shown: Shown) -> None:
+        """Note that nothing will be edited any more, unless somebody has just said that it is to be kept."""
+        same = (_shown.c.request_id == shown.request_id, _shown.c.kept.is_(shown.kept))
+        with self._engine.execution_options(writes=True).begin() as connection:
+            connection.execute(update(_shown).where(*same).values(done=True))
 
     def _list(self, condition: Any) -> dict[str, Shown]:  # noqa: ANN401 - SQLAlchemy's
         with self._engine.begin() as connection:

@@ -143,7 +143,8 @@ def _listening(app: App, secrets: Secrets, settings: Settings) -> Iterator[None]
     finally:
         stop.set()
         thread.join()
-        handler.close()  # type: ignore[no-untyped-call]
+        # Its client joins its own threads for some seconds, which nobody has to wait for: the socket is closed first.
+        Thread(target=handler.close, name="slack-closing", daemon=True).start()
 
 
 def _connect(handler: SocketModeHandler, stop: Event) -> None:

@@ -122,6 +122,7 @@ class Stage:
     def until_run(self) -> Run:
         """Wait for the only run."""
         until(lambda: len(self.prefect.runs) > 0, seconds=10, what="a run")
+        self.until_row(self.store.list_requests(limit=1)[0].state.value, lambda row: row.run_id is not None)
         return self.prefect.the_run()
 
     def ask(self, text: str = "scale game to 4", person: str = "anna") -> Json:
@@ -181,6 +182,9 @@ def quiet_stage(one_slack: LabSlack, tmp_path: Path) -> Iterator[Stage]:
         world.add_parent("game")
         world.add_parent("shop", service="shop")
         yield Stage(one_slack, settings, store, prefect, world, stack)
+    # The client takes seconds to let go of its socket.
+    one_slack.faults(cut=True)
+    until(lambda: one_slack.state()["app"]["connections"] == 0, seconds=10, what="the bot's farewell")
 
 
 @pytest.fixture
