@@ -2,6 +2,7 @@
 
 # ruff: noqa: FBT002, PLC0415 - typer makes flags of booleans; imports wait until a command runs
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,13 @@ def add_request_commands(app: typer.Typer) -> None:
     audit = typer.Typer(no_args_is_help=True, help="The log of who asked, decided and did what.")
     audit.command("verify")(verify)
     app.add_typer(audit, name="audit")
+    schedule = typer.Typer(no_args_is_help=True, help="What is going to happen by itself, and the pre-sale calendar.")
+    schedule.command("list")(schedule_list)
+    schedule.command("check")(schedule_check)
+    schedule.command("sync")(schedule_sync)
+    schedule.command("move")(schedule_move)
+    schedule.command("cancel")(cancel)
+    app.add_typer(schedule, name="schedule")
 
 
 def approve(
@@ -123,3 +131,48 @@ def verify(
     from cli.requests import run_verify
 
     raise typer.Exit(run_verify(context.obj, expect, as_json=json))
+
+
+def schedule_list(
+    context: typer.Context,
+    service: Annotated[str | None, typer.Argument(help="The service; left out: all of them.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what is scheduled, what waits for approval, and what the calendar has beyond."""
+    from cli.schedule import run_list
+
+    raise typer.Exit(run_list(context.obj, service, as_json=json))
+
+
+def schedule_check(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="The calendar; left out: the one in force.")] = None,
+    json: Json = False,
+) -> None:
+    """
+    Say what is wrong with a calendar, by line and key, or what follows from it.
+
+    Example: `forkyard schedule check deployments/presales.toml`
+    """
+    from cli.schedule import run_check
+
+    raise typer.Exit(run_check(context.obj, file, as_json=json))
+
+
+def schedule_sync(context: typer.Context, json: Json = False) -> None:
+    """Put on record what the calendar wants within two days, and start what is due; the bot does so by itself."""
+    from cli.schedule import run_sync
+
+    raise typer.Exit(run_sync(context.obj, as_json=json))
+
+
+def schedule_move(
+    context: typer.Context,
+    request: Id,
+    to: Annotated[str, typer.Option(help="When, such as `tomorrow 05:00 America/New_York`.", metavar="WHEN")],
+    json: Json = False,
+) -> None:
+    """Have a scheduled request start at another time; it must be approved anew."""
+    from cli.schedule import run_move
+
+    raise typer.Exit(run_move(context.obj, request, to, as_json=json))

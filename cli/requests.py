@@ -82,7 +82,7 @@ def run_ask(
     with open_desk(config) as (desk, _):
         asked, _ = desk.ask(find_person(), command, origin="cli", where="terminal")
         request = desk.plan(asked)
-    return _show(request, as_json=as_json)
+    return show_request(request, as_json=as_json)
 
 
 def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bool) -> int:
@@ -94,13 +94,13 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
         request = desk.store.get(request.id)
         if request.run_id is not None:
             say(f"{request.token}: look at {runs.run_url(request.run_id)}")
-    return _show(request, as_json=as_json)
+    return show_request(request, as_json=as_json)
 
 
 def run_deny(config: Path | None, name: str, reason: str, *, as_json: bool) -> int:
     """Deny."""
     with open_desk(config) as (desk, _):
-        return _show(desk.deny(find_person(), name, reason, where="terminal"), as_json=as_json)
+        return show_request(desk.deny(find_person(), name, reason, where="terminal"), as_json=as_json)
 
 
 def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
@@ -109,7 +109,7 @@ def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
         request = desk.cancel(find_person(), name, where="terminal")
         if request.run_id is not None:
             Runs(settings.prefect.api_url).cancel(request.run_id)
-        return _show(request, as_json=as_json)
+        return show_request(request, as_json=as_json)
 
 
 def run_again(config: Path | None, name: str, *, back: bool, as_json: bool) -> int:
@@ -117,7 +117,7 @@ def run_again(config: Path | None, name: str, *, back: bool, as_json: bool) -> i
     with open_desk(config) as (desk, _):
         again = desk.rollback if back else desk.retry
         asked, _ = again(find_person(), name, where="terminal")
-        return _show(desk.plan(asked), as_json=as_json)
+        return show_request(desk.plan(asked), as_json=as_json)
 
 
 def run_lock(config: Path | None, service: str, reason: str, *, as_json: bool) -> int:
@@ -241,7 +241,8 @@ def render_request(request: Request) -> Sequence[str]:
     return lines
 
 
-def _show(request: Request, *, as_json: bool) -> int:
+def show_request(request: Request, *, as_json: bool) -> int:
+    """Show a request; code 2 when it failed."""
     _answer(request_shape(request), "\n".join(render_request(request)), as_json=as_json)
     return 0 if request.state is not State.FAILED else 2
 

@@ -328,6 +328,9 @@ def _judge_rule(path: tuple[str, str], event: Event, local: datetime, now: datet
             where, f' = "{event.repeat}": FREQ is one of {", ".join(FREQUENCIES)}, such as FREQ=WEEKLY;BYDAY=FR.'
         )
         return
+    if _names_no_day(parts):
+        yield Problem(where, f' = "{event.repeat}": never fires: no month of BYMONTH has such a day.')
+        return
     try:
         _rule(event.repeat, local)
     except (ValueError, TypeError, IndexError, KeyError) as error:
@@ -338,6 +341,16 @@ def _judge_rule(path: tuple[str, str], event: Event, local: datetime, now: datet
         yield Problem(
             where, f' = "{event.repeat}": does not fire within {AHEAD.days} days. Mend it, or remove the event.'
         )
+
+
+def _names_no_day(parts: list[str]) -> bool:
+    """Whether month and day contradict each other; dateutil would search for it until the year 9999."""
+    given = {name: value.split(",") for name, _, value in (part.partition("=") for part in parts)}
+    months, days = given.get("BYMONTH"), given.get("BYMONTHDAY")
+    if not months or not days or not all(word.isdecimal() for word in (*months, *days)):
+        return False
+    longest = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
+    return all(int(day) > longest.get(int(month), 31) for month in months for day in days)
 
 
 def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:

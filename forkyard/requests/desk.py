@@ -19,7 +19,7 @@ from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
 from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.gate import SYSTEM, make_entry
+from forkyard.requests.gate import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord, find_later
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
@@ -107,13 +107,20 @@ class Desk:
             "need_why": why,
             # One that starts later may be approved until then: it is planned again before it begins.
             "plan_expires": request.start_at or now + settings.requests.plan_ttl,
+            # A run that waits for its moment was approved for another plan.
+            "run_id": None,
             "error": "",
         }
         entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
+        cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
             fields = {}
         return self.store.move(request, State.AWAITING, entry, **fields)
+
+    def look(self, request: Request) -> PlanRecord:
+        """Plan the request on the fleet of this moment, and keep nothing of it."""
+        return self._look(self._load(), request)
 
     def approve(
         self, person: Person, name: str, *, plan_hash: str | None = None, break_glass: str = "", where: str = ""
@@ -185,15 +192,8 @@ class Desk:
                 self.store.note(replace(entry, decision="asked"))
                 return request
             done = self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
-        self._cancel_later(person, done)
+        cancel_later(self.store, person.id, done)
         return done
-
-    def _cancel_later(self, person: Person, request: Request) -> None:
-        for step in self.store.list_requests(parent=request.id):
-            if step.kind == "later" and step.state is State.SCHEDULED:
-                detail = f"with {request.token}"
-                entry = make_entry(step, person.id, "cancel", decision=State.CANCELLED.value, detail=detail)
-                self.store.move(step, State.CANCELLED, entry)
 
     def retry(self, person: Person, name: str, *, where: str = "", delivery: str | None = None) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
@@ -256,7 +256,7 @@ class Desk:
                 zone=to.zone,
                 run_id=None,
             )
-        self._cancel_later(person, moved)
+        cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
     def lock(self, person: Person, service: str, reason: str, *, where: str = "") -> ServiceLock:

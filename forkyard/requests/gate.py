@@ -248,6 +248,7 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     need, need_why = Need.OTHER, why
     if plan is not None:
         need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
+    cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
     return store.move(
@@ -264,6 +265,15 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
         kind="" if row.kind == "later" else row.kind,
         error=why,
     )
+
+
+def cancel_later(store: Store, who: str, request: Request) -> None:
+    """Take back the later steps of a request: an approval of its next plan makes them anew."""
+    for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
+        if step.kind == "later":
+            detail = f"with {request.token}"
+            entry = make_entry(step, who, "cancel", decision=State.CANCELLED.value, detail=detail)
+            store.move(step, State.CANCELLED, entry)
 
 
 def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
@@ -306,4 +316,14 @@ def _refuse(store: Store, request: ScaleRequest, run_id: str, why: str) -> str:
     )
 
 
-__all__ = ["Admission", "RecordedGate", "SentBack", "admit", "admit_direct", "find_approval", "make_entry", "send_back"]
+__all__ = [
+    "Admission",
+    "RecordedGate",
+    "SentBack",
+    "admit",
+    "admit_direct",
+    "cancel_later",
+    "find_approval",
+    "make_entry",
+    "send_back",
+]

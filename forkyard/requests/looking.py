@@ -38,7 +38,9 @@ def plan_now(
         plan = make_plan(asked, fleet, world.policy.limits, connections=connections)
     record = make_record(plan, fleet, start_at=request.start_at)
     begin = request.start_at or datetime.now(UTC)
-    later = find_later(record, request.hold_seconds, begin)
+    # What the calendar wants afterwards is known from the beginning.
+    given = request.plan.later if request.plan is not None and request.hold_seconds is None else ()
+    later = find_later(record, request.hold_seconds, begin) or tuple(step for step in given if step[0] > begin)
     return replace(record, later=later, expected_seconds=estimate_seconds(runs, record.forks))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cli import requests as command
+from cli import schedule
 from forkyard.errors import InvalidRequest, NotFound, NotPermitted
 from forkyard.moments import When
 from forkyard.requests import Request, State
@@ -165,3 +166,40 @@ def test_who_can_read_the_key_is_told_what_that_means(config: Path, capsys: pyte
     (config.parent / "state" / "approvals.key").chmod(0o644)
     with pytest.raises(NotPermitted, match="chmod 600"):
         command.run_whoami(config, as_json=False)
+
+
+def test_the_schedule_says_what_comes_and_a_move_is_approved_anew(
+    config: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(days=1)
+    asked = ask(config, capsys, 2, at=f"{begin:%Y-%m-%dT%H:%M} Z")
+    command.run_approve(config, asked["token"], break_glass="", as_json=True)
+    capsys.readouterr()
+    schedule.run_list(config, None, as_json=False)
+    assert f"{asked['token']}: game to 2 at {When(begin, 'Z')}: scheduled" in capsys.readouterr().out
+    later = begin + timedelta(hours=1)
+    schedule.run_move(config, asked["token"], f"{later:%Y-%m-%dT%H:%M} Z", as_json=True)
+    moved = answer(capsys)
+    assert (moved["state"], moved["start_at"], moved["run_id"]) == ("awaiting approval", later.isoformat(), None)
+    assert script.cancelled.is_set()
+
+
+def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=20)
+    calendar = config.with_name("presales.toml")
+    calendar.write_text(f'[events.sale]\nservice = "game"\nstart = "{begin:%Y-%m-%dT%H:%M}"\ntarget = 8\nhold = "2h"\n')
+    assert schedule.run_check(config, calendar, as_json=True) == 0
+    (found,) = answer(capsys)["occurrences"]
+    assert [number for _, number in found["steps"]] == [8, 0]
+    schedule.run_check(config, None, as_json=False)
+    assert "no run tells yet how long it takes; starting 15 min before" in capsys.readouterr().out
+    schedule.run_sync(config, as_json=True)
+    (notice,) = answer(capsys)["notices"]
+    assert "Approve it: approve" in notice
+    schedule.run_list(config, "game", as_json=True)
+    listed = answer(capsys)
+    assert [row["state"] for row in listed["requests"]] == ["awaiting approval"]
+    assert [event["event"] for event in listed["events"]] == ["sale"]
+    calendar.write_text("[events.sale]\n")
+    with pytest.raises(InvalidRequest, match=r"line 1: events.sale.service: is missing"):
+        schedule.run_check(config, calendar, as_json=True)
