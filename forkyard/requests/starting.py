@@ -57,7 +57,7 @@ def start_due(desk: Desk, runs: Starter) -> list[Request]:
     """Start a run for each request that wants one and has none; returns those, with their runs' ids."""
     started: list[Request] = []
     for request in desk.due():
-        run_id = runs.start_scale(to_scale_request(request), plan_hash=_make_key(desk, request), at=request.start_at)
+        run_id = runs.start_scale(to_scale_request(request), plan_hash=make_key(desk, request), at=request.start_at)
         try:
             entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision="created")
             started.append(desk.store.amend(request, entry, run_id=run_id))
@@ -101,7 +101,7 @@ def _is_lost(row: Request) -> bool:
     return row.updated_at is not None and datetime.now(UTC) - row.updated_at > LOST
 
 
-def _make_key(desk: Desk, request: Request) -> str:
+def make_key(desk: Desk, request: Request) -> str:
     """The plan and the approval that stand behind a run: approved once more, it is another run."""
     approved = request.parent if request.kind == "later" and request.parent else request.id
     latest = max((approval.at for approval in desk.store.approvals(approved)), default=None)
@@ -109,4 +109,4 @@ def _make_key(desk: Desk, request: Request) -> str:
     return f"{request.plan_hash or request.event or 'plan'}{moment}"
 
 
-__all__ = ["Starter", "settle_ended", "start_due"]
+__all__ = ["Starter", "make_key", "settle_ended", "start_due"]
