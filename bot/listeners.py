@@ -7,9 +7,12 @@ or twenty times at once, is acknowledged and does nothing.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
+from threading import Event, Lock
 from typing import Any
 
 from slack_bolt import Ack, App, BoltResponse
@@ -20,6 +23,7 @@ from bot.answers import COMMAND, refuse, say
 from bot.blocks import clean
 from bot.clerk import Clerk
 from bot.forms import make_deny_form, make_scale_form, read_deny_form, read_scale_form
+from bot.inbox import Inbox, Letter
 from bot.messages import Message
 from bot.people import Asker, Directory, read_asker
 from bot.replies import Replies
@@ -40,6 +44,9 @@ Body = dict[str, Any]
 _TIMED = re.compile(r"\b(at|to)\b.*\d", re.IGNORECASE)
 """A command that may name a time, for which the person's zone must be known."""
 
+POLITE = 0.5
+"""Most seconds that a worker waits for others to be acknowledged first."""
+
 CLICKS = re.compile(r"^(approve|cancel|retry|rollback|keep)$")
 
 
@@ -55,10 +62,13 @@ class Listeners:
         replies: Replies,
         client: WebClient,
         workers: Executor,
+        inbox: Inbox,
     ) -> None:
-        """Have *workers* do what takes time."""
+        """Keep what comes in *inbox*, and have *workers* do what takes time."""
         self._load, self._desk, self._directory, self._clerk = load, desk, directory, clerk
-        self._replies, self._client, self._workers = replies, client, workers
+        self._replies, self._client, self._workers, self._inbox = replies, client, workers, inbox
+        self._taking, self._counting, self._calm = 0, Lock(), Event()
+        self._calm.set()
 
     def register(self, app: App) -> None:
         """Take all that the manifest subscribes to."""
@@ -76,10 +86,46 @@ class Listeners:
         app.event("app_home_opened")(self.on_home)
         app.error(report)
 
+    def resume(self) -> None:
+        """Deal with what was delivered to a bot that was killed."""
+        for letter in self._inbox.list_open():
+            logger.info("dealing with %s again", letter.key)
+            self.submit(self._deal, letter)
+
+    def _keep(self, asker: Asker, kind: str, **body: str) -> Letter | None:
+        """Keep a delivery; None for one that came before."""
+        letter = Letter(f"{kind}:{asker.trigger}", kind, {"asker": asdict(asker), **body})
+        return letter if self._inbox.put(letter) else None
+
+    def _deal(self, letter: Letter) -> None:
+        asker, body = Asker(**letter.body["asker"]), letter.body
+        if letter.kind == "click":
+            self._clerk.click(asker, body["action"], read_ticket(body["value"]))
+        else:
+            answer = self._take(asker, body["text"], delivery=letter.key)
+            if answer is not None:
+                self._replies.answer(asker, answer)
+        self._inbox.finish(letter.key)
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        """While deliveries are being taken, the workers wait: whoever typed is acknowledged before anything is done."""
+        with self._counting:
+            self._taking += 1
+            self._calm.clear()
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._taking -= 1
+                if self._taking == 0:
+                    self._calm.set()
+
     def submit(self, work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the work's own
         """Have it done soon; what goes wrong with it is in the log."""
 
         def guarded() -> None:
+            self._calm.wait(POLITE)
             try:
                 work(*arguments)
             except Exception:
@@ -92,15 +138,14 @@ class Listeners:
 
     def on_command(self, ack: Ack, body: Body) -> None:
         """Take `/fleet ...`."""
-        asker = read_asker(body)
-        answer = self._take(asker, str(body.get("text") or ""), delivery=f"command:{asker.trigger}")
-        if answer is None:
+        with self._first():
+            letter = self._keep(read_asker(body), "command", text=str(body.get("text") or ""))
             ack()
-        else:
-            ack(text=answer.text, blocks=answer.blocks, response_type="ephemeral")
+        if letter is not None:
+            self.submit(self._deal, letter)
 
     def _take(self, asker: Asker, text: str, *, delivery: str) -> Message | None:
-        """Read it, put it on record, leave it to a worker; gives what to say at once."""
+        """Read it and put it on record, or do it; gives what to say at once."""
         try:
             self._check_place(asker, text)
             command = self._parse(asker, text)
@@ -128,8 +173,7 @@ class Listeners:
 
     def _accept(self, asker: Asker, command: Command, text: str, delivery: str) -> Message | None:
         if not isinstance(command, Scale) or command.dry_run:
-            if self._desk.store.deliver(delivery):
-                self.submit(self._carry_out, asker, command, delivery)
+            self._clerk.carry_out(asker, command, delivery=delivery)
             return None
         person = self._directory.person(asker.id)
         request, fresh = self._desk.ask(
@@ -149,9 +193,12 @@ class Listeners:
         """Take a click on a request's message."""
         asker, action = read_asker(body), body["actions"][0]
         ticket = self._ticket(asker, action)
-        if ticket is not None and self._is_new(asker):
-            self.submit(self._clerk.click, asker, str(action["action_id"]), ticket)
+        letter = None
+        if ticket is not None:
+            letter = self._keep(asker, "click", action=str(action["action_id"]), value=str(ticket))
         ack()
+        if letter is not None:
+            self.submit(self._deal, letter)
 
     def on_deny(self, ack: Ack, body: Body) -> None:
         """Ask why not."""
@@ -181,10 +228,10 @@ class Listeners:
         """Take a button that stands for a whole command, as if it were typed."""
         asker, action = read_asker(body), body["actions"][0]
         text = "status" if action["action_id"] == "status" else str(action.get("value") or "")
-        answer = self._take(asker, text, delivery=f"click:{asker.trigger}")
+        letter = self._keep(asker, "typed", text=text)
         ack()
-        if answer is not None:
-            self.submit(self._replies.answer, asker, answer)
+        if letter is not None:
+            self.submit(self._deal, letter)
 
     def on_link(self, ack: Ack) -> None:
         """Slack tells of clicks on links too; there is nothing to do."""
@@ -201,7 +248,10 @@ class Listeners:
             return None
 
     def _is_new(self, asker: Asker) -> bool:
-        return self._desk.store.deliver(f"click:{asker.trigger}")
+        letter = self._keep(asker, "open")
+        if letter is not None:
+            self._inbox.finish(letter.key)  # a form that could not be opened in three seconds never can
+        return letter is not None
 
     # Forms
 
@@ -264,9 +314,10 @@ class Listeners:
         reason, channel, value = read_deny_form(view)
         asker = Asker(read_asker(body).id, read_asker(body).team, channel)
         delivery = f"form:{view['id']}"
-        if self._desk.store.deliver(delivery):
-            self.submit(self._carry_out, asker, Deny(read_ticket(value).request_id, reason), delivery)
+        new = self._desk.store.deliver(delivery)
         ack()
+        if new:
+            self.submit(self._carry_out, asker, Deny(read_ticket(value).request_id, reason), delivery)
 
     # Home
 

@@ -18,6 +18,7 @@ from slack_sdk.errors import SlackClientError
 from bot.board import Board
 from bot.checks import Secrets
 from bot.clerk import Clerk
+from bot.inbox import open_inbox
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
@@ -57,11 +58,12 @@ def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open
     with ExitStack() as stack:
         store = stack.enter_context(open_store(settings))
         memory = stack.enter_context(open_memory(settings))
+        inbox = stack.enter_context(open_inbox(settings))
         client = make_client(secrets.bot_token, settings.chatops.api_url)
         look = _make_look(store, opening)
         desk = Desk(store, load, look)
         directory = Directory(client, lambda: load().chatops)
-        runner, replies = Runner(desk, Runs(settings.prefect.api_url, timeout=PATIENCE)), Replies(client)
+        runner, replies = Runner(desk, Runs(settings.prefect.api_url, timeout=PATIENCE, busy=PATIENCE)), Replies(client)
         workers = stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker"))
         woken = Event()
         clerk = Clerk(
@@ -75,7 +77,7 @@ def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open
             look=look,
             wake=woken.set,
         )
-        listeners = Listeners(load, desk, directory, clerk, replies, client, workers)
+        listeners = Listeners(load, desk, directory, clerk, replies, client, workers, inbox)
         board = Board(
             load,
             desk,
@@ -87,6 +89,7 @@ def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)
+        listeners.resume()
         stack.enter_context(_looping(board))
         stack.enter_context(_listening(app, secrets, settings))
         yield

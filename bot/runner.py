@@ -29,8 +29,7 @@ class Runner:
         """Start runs through *runs*."""
         self._desk, self._store, self._runs = desk, desk.store, runs
         self._over: dict[str, int] = {}
-        self.trouble = ""
-        """Why Prefect cannot be asked; empty when it can."""
+        self._unstarted = self._unseen = ""
 
     def start_due(self) -> None:
         """Start a run for each request that wants one; what cannot be started now is tried again."""
@@ -42,10 +41,15 @@ class Runner:
             except StateChanged:
                 continue  # cancelled, or its run has begun already and put itself on record
             except ForkyardError as error:
-                self.trouble = f"{error}"
+                self._unstarted = f"{error}"
                 logger.warning("%s: no run yet: %s", request.token, error)
                 return
-        self.trouble = ""
+        self._unstarted = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why Prefect cannot be asked; empty when it can."""
+        return self._unstarted or self._unseen
 
     def _start(self, request: Request) -> str:
         asked, plan_hash = to_scale_request(request), request.plan_hash or request.id
@@ -57,9 +61,9 @@ class Runner:
         try:
             found = self._runs.look(wanted)
         except ForkyardError as error:
-            self.trouble = f"Prefect cannot be asked how far it is: {error}"
+            self._unseen = f"Prefect cannot be asked how far it is: {error}"
             return {}
-        self.trouble = ""
+        self._unseen = ""
         return found
 
     def settle(self, request: Request, progress: Progress | None) -> Request:

@@ -71,10 +71,11 @@ class ServerAway(PermanentError):
 class Runs:
     """The deployments' runs on one Prefect server."""
 
-    def __init__(self, api_url: str, *, timeout: timedelta = timedelta(seconds=10)) -> None:
-        """Talk to the API at *api_url*, which ends in /api."""
+    def __init__(self, api_url: str, *, timeout: timedelta = timedelta(seconds=10), busy: timedelta = BUSY) -> None:
+        """Talk to the API at *api_url*, which ends in /api; one that answers "not now" is asked again for *busy*."""
         self._base = api_url.rstrip("/")
         self._timeout = timeout.total_seconds()
+        self._busy = busy
 
     def is_up(self) -> bool:
         """Whether the server answers."""
@@ -222,7 +223,7 @@ class Runs:
 
         try:
             # Every call here may be repeated, and a busy server on SQLite answers 503 now and then.
-            return wait_for(look, what=f"{verb} {path}", timeout=BUSY, interval=timedelta(seconds=0.2))[0]
+            return wait_for(look, what=f"{verb} {path}", timeout=self._busy, interval=timedelta(seconds=0.2))[0]
         except NotReady as error:
             raise Unavailable(str(error)) from error
 

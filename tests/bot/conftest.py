@@ -51,6 +51,8 @@ class Stage:
     def stop_bot(self) -> None:
         """End it."""
         self.bots.pop().close()
+        self.slack.faults(cut=True)
+        until(lambda: self.slack.state()["app"]["connections"] == 0, seconds=10, what="the bot's farewell")
 
     @contextmanager
     def open_world(self, settings: Settings, service: str) -> Iterator[World]:

@@ -85,7 +85,6 @@ def test_a_bot_that_is_started_again_goes_on_with_the_same_message(stage: Stage)
     run_it(stage)
     ts = stage.message()["ts"]
     stage.stop_bot()
-    until(lambda: stage.slack.state()["app"]["connections"] == 0, seconds=10)
     stage.prefect.progress(stage.prefect.the_run(), 4, 4, 0, 0, 0, total=4)
     stage.start_bot()
     assert stage.until_shown("4 of 4")["ts"] == ts
@@ -126,5 +125,5 @@ def test_a_hundred_commands_at_once_are_each_acknowledged_within_a_second(stage:
         answers = list(pool.map(lambda number: stage.slack.command(f"scale game to {number + 1}"), range(100)))
     assert all(answer["ok"] for answer in answers), time.monotonic() - began
     acks = sorted(answer["ack_seconds"] for answer in answers)
-    assert len(stage.store.list_requests(limit=200)) == 100
+    until(lambda: len(stage.store.list_requests(limit=200)) == 100, seconds=30, what="100 requests on record")
     assert acks[98] < 1.0, acks[90:]
