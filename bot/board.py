@@ -21,6 +21,7 @@ from bot.memory import Memory, Shown
 from bot.messages import Message, Sight, block_of, render_request, stamp
 from bot.pace import Pace, Weight
 from bot.runner import Runner
+from bot.schedule import EVERY
 from bot.slack_api import ChannelGone, Limited, MessageGone, call
 from bot.stages import read_stages
 from flows.runs import Progress
@@ -62,14 +63,16 @@ class Board:
         *,
         plan: Callable[[Request], None],
         woken: Event,
+        calendar: Callable[[], None],
     ) -> None:
-        """Show what *desk* has on record; *plan* has a request planned, elsewhere; *woken* has a round come at once."""
+        """Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere."""
         self._settings, self._desk, self._store, self._memory = settings, desk, desk.store, memory
         self._runner, self._client, self._plan = runner, client, plan
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._swept = 0.0
+        self._calendar = calendar
+        self._swept = self._scheduled = -EVERY
         self._planned: dict[str, float] = {}
         self._phases: dict[str, object] = {}
         self._recovering = True
@@ -98,6 +101,9 @@ class Board:
         if now - self._swept > SWEEP:
             self._swept = now
             self._desk.sweep()
+        if now - self._scheduled > EVERY:
+            self._scheduled = now
+            self._calendar()
         self._runner.start_due()
         sights = self._observe()
         sights.sort(key=lambda sight: (sight.request.open, -self._pace.age(sight.request.id)))

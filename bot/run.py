@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from threading import Event, Thread
 
 from slack_bolt import App
@@ -24,6 +25,7 @@ from bot.memory import open_memory
 from bot.people import Directory
 from bot.replies import Replies
 from bot.runner import Runner
+from bot.schedule import Schedule
 from bot.sights import Sights
 from bot.slack_api import make_client
 from bot.web import Web
@@ -52,8 +54,10 @@ PING = 5.0
 
 
 @contextmanager
-def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open = open_world) -> Iterator[None]:
-    """Run the bot while the block runs; *load* gives the settings as they are at that moment."""
+def running_bot(
+    load: Callable[[], Settings], secrets: Secrets, *, config: Path | None = None, opening: Open = open_world
+) -> Iterator[None]:
+    """Run the bot while the block runs; *load* gives the settings as they are at that moment, from *config*."""
     settings = load()
     with ExitStack() as stack:
         store = stack.enter_context(open_store(settings))
@@ -78,6 +82,7 @@ def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open
             wake=woken.set,
         )
         listeners = Listeners(load, desk, directory, clerk, replies, client, workers, inbox)
+        schedule = Schedule(load, config, desk, client, memory)
         board = Board(
             load,
             desk,
@@ -86,6 +91,7 @@ def running_bot(load: Callable[[], Settings], secrets: Secrets, *, opening: Open
             client,
             plan=lambda request: listeners.submit(clerk.plan, request),
             woken=woken,
+            calendar=lambda: listeners.submit(schedule.look),
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)

@@ -14,6 +14,7 @@ from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.gate import SYSTEM, finish, make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.starting import make_key
 from forkyard.requests.store import Store
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ class Runner:
         return self._unstarted or self._unseen
 
     def _start(self, request: Request) -> str:
-        asked, plan_hash = to_scale_request(request), request.plan_hash or request.id
-        return self._runs.start_scale(asked, plan_hash=plan_hash, at=request.start_at)
+        key = make_key(self._desk, request)
+        return self._runs.start_scale(to_scale_request(request), plan_hash=key, at=request.start_at)
 
     def look(self, requests: Iterable[Request]) -> Mapping[str, Progress]:
         """How far the runs are, by their ids; what is known when Prefect does not answer is nothing."""

@@ -36,7 +36,7 @@ def run_bot(config: Path | None, *, lab: bool, check: bool, as_json: bool) -> in
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with running_bot(load, secrets):
+    with running_bot(load, secrets, config=config):
         say(f"listening to Slack by {'connections of our own' if chatops.mode == 'socket' else 'signed requests'}")
         stop.wait()
     return AS_ASKED

@@ -75,19 +75,21 @@ class LabSlack:
 
 
 @contextmanager
-def running_slack(directory: Path) -> Iterator[LabSlack]:
-    """Start one on a free port; end it whatever happens."""
+def running_slack(directory: Path, port: int = 0) -> Iterator[LabSlack]:
+    """Start one at *port*, or at a free one; end it whatever happens."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "lab.slack", "0", str(directory)], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab.slack", str(port), str(directory)], stdout=log, stderr=log
+        )
     try:
 
-        def port() -> str | None:
+        def bound() -> str | None:
             assert process.poll() is None, (directory / "log").read_text()
             path = directory / "port"
             return path.read_text() if path.exists() and path.read_text() else None
 
-        found = wait_for(port, what="the small Slack", timeout=timedelta(seconds=30))
+        found = wait_for(bound, what="the small Slack", timeout=timedelta(seconds=30))
         with httpx.Client(timeout=30, trust_env=False) as http:
             yield LabSlack(f"http://127.0.0.1:{found}", directory, http)
     finally:
