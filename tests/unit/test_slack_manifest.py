@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]  # its types are not worth a dependency for one test
 
 from bot.answers import COMMAND
 from bot.checks import NEEDED_SCOPES
