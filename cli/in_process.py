@@ -12,6 +12,7 @@ from flows.runs import Progress
 from flows.stages import DirectStages
 from forkyard.model import ScaleRequest
 from forkyard.report import Journal, report_to_json
+from forkyard.requests.gate import RecordedGate
 from forkyard.settings import Settings
 from forkyard.world import open_world
 from tasks.work import Work
@@ -19,12 +20,16 @@ from tasks.work import Work
 _INTERVAL = 0.3
 
 
-def scale_here(settings: Settings, request: ScaleRequest) -> tuple[dict[str, object], BaseException | None]:
+def scale_here(
+    settings: Settings, request: ScaleRequest, warrant: str
+) -> tuple[dict[str, object], BaseException | None]:
     """Carry out the request; returns the report as JSON, and what stopped it if anything did."""
-    with open_world(settings, request.service) as world, DirectStages() as stages, showing(request) as show:
-        work = Work(world, request, Journal(datetime.now(UTC)))
+    gate = RecordedGate(settings, request, run_id="", warrant=warrant)
+    with gate, open_world(settings, request.service) as world, DirectStages() as stages, showing(request) as show:
+        work = Work(world, request, Journal(datetime.now(UTC)), gate)
         with _following(work, show):
             report, error = scale_fleet(work, stages)
+        gate.leave(report, error)
     return report_to_json(report), error
 
 

@@ -25,6 +25,8 @@ class LabState:
     load_balancer: str
     consul: str
     prefect: str
+    slack: dict[str, object]
+    """`page`, `api`, and `users` with `name` and `role`."""
     parts: dict[str, PartState]
     vcenter: dict[str, str] | None = None
     """Of a lab with a vCenter of its own: `url`, `user`, `password`, `thumbprint`."""
@@ -42,11 +44,11 @@ def observe_lab(settings: Settings) -> LabState:
     found = status(settings)
     parts = {part.name: PartState(part.healthy, part.detail) for part in found.parts}
     vcenter = asdict(found.vcenter) if found.vcenter is not None else None
-    return LabState(found.load_balancer, found.consul, found.prefect, parts, vcenter)
+    return LabState(found.load_balancer, found.consul, found.prefect, asdict(found.slack), parts, vcenter)
 
 
 def lab_shape(state: LabState) -> Json:
-    """The JSON of the lab; `load_balancer`, `consul` and `prefect` are kept stable."""
+    """The JSON of the lab; `load_balancer`, `consul`, `prefect`, `slack` and `vcenter` are kept stable."""
     shape = asdict(state) | {"up": state.up}
     if state.vcenter is None:
         del shape["vcenter"]
@@ -109,5 +111,6 @@ def _show(state: LabState, title: str) -> None:
     console.print(f"\n  load balancer  {state.load_balancer}")
     console.print(f"  Consul         {state.consul}/ui")
     console.print(f"  Prefect        {state.prefect}")
+    console.print(f"  Slack          {state.slack['page']}")
     if state.vcenter is not None:
         console.print(f"  vCenter        {state.vcenter['url']} (user and password: --json)")

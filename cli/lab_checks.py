@@ -26,6 +26,7 @@ def check_ports(settings: Settings) -> Iterable[Finding]:
     """What the lab opens on 127.0.0.1 is free, or is ours."""
     lab = settings.lab
     wanted = {"load balancer": lab.load_balancer_port, "consul": lab.consul_port, "prefect": lab.prefect_port}
+    wanted["slack"] = lab.slack_port
     taken = {name: port for name, port in wanted.items() if _is_open("127.0.0.1", port)}
     if not taken:
         yield passed("ports", f"{', '.join(map(str, wanted.values()))} are free")

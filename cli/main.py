@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from cli.request_commands import add_request_commands
+
 app = typer.Typer(
     name="forkyard",
     help="Scale an app in seconds by forking running VMs.",
@@ -108,7 +110,7 @@ def end_as_by_ctrl_c() -> None:
 
 
 @app.command()
-def scale(
+def scale(  # noqa: PLR0913, PLR0917 - one option each
     context: typer.Context,
     service: Service,
     to: Target,
@@ -118,6 +120,13 @@ def scale(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Run the flow here, even when Prefect answers.")
     ] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Only ask: somebody has to approve it first.")] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", help="When, such as `2026-11-27T05:00 America/New_York`; implies --ask.")
+    ] = None,
+    hold: Annotated[
+        str | None, typer.Option("--for", help="How long, such as 6h; then the fleet goes back; implies --ask.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """
@@ -130,7 +139,13 @@ def scale(
     * `forkyard scale game --to 4`
     * `forkyard scale game --to 12 --because "pre-sale at noon" --json`
     * `forkyard scale game --to 0 --dry-run`
+    * `forkyard scale game --to 12 --at "tomorrow 05:00" --for 6h --because "pre-sale"`
     """
+    if (ask or at or hold) and not dry_run:
+        from cli.requests import run_ask
+
+        raise typer.Exit(run_ask(context.obj, service, to, at=at, hold=hold, reason=because, as_json=json))
+
     from cli.scale import ScaleOptions, run_scale
 
     end_as_by_ctrl_c()
@@ -206,6 +221,19 @@ def sync(context: typer.Context, service: SomeService = None, json: Json = False
     from cli.sync import run_resident_sync
 
     raise typer.Exit(run_resident_sync(context.obj, service, as_json=json))
+
+
+@app.command()
+def bot(
+    context: typer.Context,
+    lab: Annotated[bool, typer.Option("--lab", help="Listen to the lab's own small Slack.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is missing.")] = False,
+    json: Json = False,
+) -> None:
+    """Stay, and listen to Slack: /fleet there is `forkyard` here. Says what is missing, a sentence each."""
+    from cli.bot import run_bot
+
+    raise typer.Exit(run_bot(context.obj, lab=lab, check=check, as_json=json))
 
 
 @app.command()
@@ -327,6 +355,9 @@ def parent_remove(
     from cli.parent import run_remove
 
     raise typer.Exit(run_remove(context.obj, name, yes=yes, as_json=json))
+
+
+add_request_commands(app)
 
 
 def main() -> None:

@@ -18,10 +18,12 @@ from typing import Any
 from cli.failures import AS_ASKED, CAN_BE_MENDED, INTERRUPTED, WENT_WRONG
 from cli.output import emit, say
 from flows.runs import Runs
+from forkyard.approvals import make_warrant
 from forkyard.errors import ForkyardError, Unavailable
 from forkyard.model import ScaleRequest
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
+from forkyard.roles import LOCAL
 from forkyard.settings import Settings, load_settings
 
 Report = Mapping[str, Any]
@@ -82,9 +84,12 @@ def run_scale(config: Path | None, options: ScaleOptions) -> int:
 def carry_out(settings: Settings, request: ScaleRequest, *, in_process: bool = False) -> tuple[Ending, str | None]:
     """Have the request carried out, by Prefect's run or here; returns how it ended and where to look."""
     runs = Runs(settings.prefect.api_url)
+    # Signed here, because whoever can read the key may scale; the run verifies it, wherever it runs.
+    who = f"{LOCAL}{request.requested_by}"
+    warrant = make_warrant(settings, request.id, request.service, request.target, who)
     if in_process or not runs.is_up():
-        return _run_here(settings, request, asked_for=in_process), None
-    return _run_there(runs, request)
+        return _run_here(settings, request, warrant, asked_for=in_process), None
+    return _run_there(runs, request, warrant)
 
 
 def settle(settings: Settings, request: ScaleRequest, ending: Ending) -> Report:
@@ -114,8 +119,8 @@ def make_request(options: ScaleOptions) -> ScaleRequest:
     )
 
 
-def _run_there(runs: Runs, request: ScaleRequest) -> tuple[Ending, str]:
-    run_id = runs.start_scale(request)
+def _run_there(runs: Runs, request: ScaleRequest, warrant: str) -> tuple[Ending, str]:
+    run_id = runs.start_scale(request, warrant=warrant)
     url = runs.run_url(run_id)
     try:
         message = _follow(runs, run_id, request, url)
@@ -144,12 +149,12 @@ def _follow(runs: Runs, run_id: str, request: ScaleRequest, url: str) -> str:
     return message
 
 
-def _run_here(settings: Settings, request: ScaleRequest, *, asked_for: bool) -> Ending:
+def _run_here(settings: Settings, request: ScaleRequest, warrant: str, *, asked_for: bool) -> Ending:
     why = "as asked" if asked_for else f"Prefect at {settings.prefect.api_url} does not answer"
     say(f"{request.service}: to {request.target}, in this process ({why}); starting takes some seconds")
     from cli.in_process import scale_here  # noqa: PLC0415 - imports Prefect, which takes seconds
 
-    report, error = scale_here(settings, request)
+    report, error = scale_here(settings, request, warrant)
     if error is not None and not isinstance(error, (ForkyardError, KeyboardInterrupt)):
         raise error
     return Ending(report, str(report["message"]), interrupted=isinstance(error, KeyboardInterrupt))

@@ -51,9 +51,11 @@ def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | Non
         if work.request.dry_run:
             before = stages.submit(observe, work, "for a dry run").result()
             return make_dry_report(work, _plan(work, stages, before, ()), before), None
+        work.gate.enter()
         with _leased(work), watching(work):
             before = _observe_with_parent(work, stages)
             plan = _plan(work, stages, before, ())
+            work.gate.check(plan, before)
             with _undoing(work, stages, before):
                 _adopt(work, stages, before)
                 after = _work_off(work, stages, plan)

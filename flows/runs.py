@@ -9,7 +9,7 @@ Only documented calls are made.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -25,6 +25,9 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 UNSERVED = timedelta(seconds=30)
 """A run that nobody has begun for so long is not going to be: the process that serves the deployments is away."""
+
+LOOKED_AT = 100
+"""Most runs in one look: Prefect gives at most 200 rows at once, and a run has two artifacts."""
 
 BUSY = timedelta(seconds=20)
 """How long a server that answers "not now" is asked again."""
@@ -68,10 +71,11 @@ class ServerAway(PermanentError):
 class Runs:
     """The deployments' runs on one Prefect server."""
 
-    def __init__(self, api_url: str, *, timeout: timedelta = timedelta(seconds=10)) -> None:
-        """Talk to the API at *api_url*, which ends in /api."""
+    def __init__(self, api_url: str, *, timeout: timedelta = timedelta(seconds=10), busy: timedelta = BUSY) -> None:
+        """Talk to the API at *api_url*, which ends in /api; one that answers "not now" is asked again for *busy*."""
         self._base = api_url.rstrip("/")
         self._timeout = timeout.total_seconds()
+        self._busy = busy
 
     def is_up(self) -> bool:
         """Whether the server answers."""
@@ -81,9 +85,14 @@ class Runs:
             return False
         return True
 
-    def start_scale(self, request: ScaleRequest) -> str:
+    def start_scale(
+        self, request: ScaleRequest, *, warrant: str = "", plan_hash: str = "", at: datetime | None = None
+    ) -> str:
         """
-        Start a run for the request and return its id; the same request again returns the first one's.
+        Start a run for the request and return its id; the same request and plan again return the first one's.
+
+        *at* a moment ahead the run is there to be seen, and begins then. The run refuses to change anything without an
+        approval on record or a *warrant* (`forkyard.approvals`).
 
         Raises:
             NotFound: the deployment is not registered.
@@ -96,36 +105,52 @@ class Runs:
             "requested_by": request.requested_by,
             "reason": request.reason,
             "dry_run": request.dry_run,
+            **({"warrant": warrant} if warrant else {}),
         }
         name = f"{request.service} to {request.target} ({make_token(request.id)})"
         tags = ["forkyard", request.service, *(["dry-run"] if request.dry_run else [])]
-        return self.start("scale", parameters, name=name, key=request.id, tags=tags)
+        key = f"{request.id}-{plan_hash}" if plan_hash else request.id
+        return self.start("scale", parameters, name=name, key=key, tags=tags, at=at)
 
     def start_reap(self, service: str, *, key: str) -> str:
         """Start a sweep of the service and return its run's id."""
         return self.start("reap", {"service": service}, name=f"reap {service}", key=key, tags=["forkyard", service])
 
-    def start(self, flow: str, parameters: Mapping[str, object], *, name: str, key: str, tags: Sequence[str]) -> str:
+    def start(
+        self,
+        flow: str,
+        parameters: Mapping[str, object],
+        *,
+        name: str,
+        key: str,
+        tags: Sequence[str],
+        at: datetime | None = None,
+    ) -> str:
         """Start a run of the flow's deployment and return its id; the same *key* again returns the first one's."""
         deployment = self._call("GET", f"/deployments/name/{flow}/{flow}", missing=f"the deployment {flow}/{flow}")
         body = {"parameters": parameters, "name": name, "idempotency_key": key, "tags": list(tags)}
-        body |= {"state": {"type": "SCHEDULED"}}
+        when = {"state_details": {"scheduled_time": at.isoformat()}} if at is not None else {}
+        body |= {"state": {"type": "SCHEDULED", **when}}
         created = self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
         return str(created["id"])
 
     def progress(self, run_id: str) -> Progress:
         """How far the run is now."""
         run = self._call("GET", f"/flow_runs/{run_id}", missing=f"the run {run_id}")
-        state = run.get("state") or {}
-        found = {str(artifact.get("type")): artifact for artifact in self._artifacts(run_id, "progress", "result")}
-        shown = found.get("progress", {})
-        return Progress(
-            state=str(state.get("type") or "PENDING"),
-            message=str(state.get("message") or ""),
-            percent=float(shown.get("data") or 0.0),
-            text=str(shown.get("description") or ""),
-            reported="result" in found,
-        )
+        return _read_progress(run, self._artifacts([run_id], "progress", "result"))
+
+    def look(self, run_ids: Sequence[str]) -> dict[str, Progress]:
+        """How far several runs are, in two calls whatever their number; a run that is not there is left out."""
+        if not run_ids:
+            return {}
+        run_ids = run_ids[:LOOKED_AT]
+        body = {"flow_runs": {"id": {"any_": list(run_ids)}}, "limit": len(run_ids)}
+        runs: list[dict[str, Any]] = self._call("POST", "/flow_runs/filter", body)
+        artifacts = self._artifacts(run_ids, "progress", "result")
+        return {
+            str(run["id"]): _read_progress(run, [a for a in artifacts if a.get("flow_run_id") == run["id"]])
+            for run in runs
+        }
 
     def follow(self, run_id: str) -> Iterator[Progress]:
         """
@@ -170,7 +195,7 @@ class Runs:
 
     def result(self, run_id: str) -> dict[str, Any] | None:
         """What the run reported (as `forkyard.report.report_to_json` made it), or None when it has not."""
-        found = self._artifacts(run_id, "result")
+        found = self._artifacts([run_id], "result")
         if not found:
             return None
         return read_result(found[0]["data"]) | {"run_url": self.run_url(run_id)}
@@ -185,9 +210,9 @@ class Runs:
         """Where a person looks at the run."""
         return f"{self._base.removesuffix('/api')}/runs/flow-run/{run_id}"
 
-    def _artifacts(self, run_id: str, *kinds: str) -> list[dict[str, Any]]:
-        wanted = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": list(kinds)}}
-        body = {"artifacts": wanted, "sort": "CREATED_DESC", "limit": len(kinds)}
+    def _artifacts(self, run_ids: Sequence[str], *kinds: str) -> list[dict[str, Any]]:
+        wanted = {"flow_run_id": {"any_": list(run_ids)}, "type": {"any_": list(kinds)}}
+        body = {"artifacts": wanted, "sort": "CREATED_DESC", "limit": len(kinds) * len(run_ids)}
         found: list[dict[str, Any]] = self._call("POST", "/artifacts/filter", body)
         return found
 
@@ -198,7 +223,7 @@ class Runs:
 
         try:
             # Every call here may be repeated, and a busy server on SQLite answers 503 now and then.
-            return wait_for(look, what=f"{verb} {path}", timeout=BUSY, interval=timedelta(seconds=0.2))[0]
+            return wait_for(look, what=f"{verb} {path}", timeout=self._busy, interval=timedelta(seconds=0.2))[0]
         except NotReady as error:
             raise Unavailable(str(error)) from error
 
@@ -222,6 +247,19 @@ class Runs:
             return Unavailable(f"Prefect at {self._base} answers {error.code} to {call}")
         said = error.read(300).decode(errors="replace")
         return PermanentError(f"Prefect refuses {call}: {error.code} {said}")
+
+
+def _read_progress(run: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> Progress:
+    state = run.get("state") or {}
+    found = {str(artifact.get("type")): artifact for artifact in artifacts}
+    shown = found.get("progress", {})
+    return Progress(
+        state=str(state.get("type") or "PENDING"),
+        message=str(state.get("message") or ""),
+        percent=float(shown.get("data") or 0.0),
+        text=str(shown.get("description") or ""),
+        reported="result" in found,
+    )
 
 
 def read_result(data: object) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from forkyard.errors import ForkyardError
 from forkyard.model import ScaleRequest
 from forkyard.names import make_token
 from forkyard.report import Journal, Report, report_to_json
+from forkyard.requests.gate import RecordedGate
 from forkyard.settings import Settings, load_settings
 from forkyard.world import World, open_world
-from tasks.work import Work
+from tasks.work import Gate, Work
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,15 @@ def scale(
     reason: str = "",
     *,
     dry_run: bool = False,
+    warrant: str = "",
     config: str | None = None,
 ) -> State[Any] | dict[str, object]:
-    """Bring *service* to *target* children that serve: an absolute number, so that repeating it is harmless."""
+    """
+    Bring *service* to *target* children that serve: an absolute number, so that repeating it is harmless.
+
+    Refused unless the request was approved, or carries the *warrant* of this machine's command line: that somebody
+    could begin, resume or repeat this run proves nothing.
+    """
     request = ScaleRequest(
         id=request_id or str(flow_run.id),
         service=service,
@@ -63,15 +70,17 @@ def scale(
         dry_run=dry_run,
     )
     settings = load_settings(Path(config) if config else None)
-    with open_world(settings, service) as world:
-        return scale_with(world, request)
+    gate = RecordedGate(settings, request, run_id=str(flow_run.id or ""), warrant=warrant)
+    with open_world(settings, service) as world, gate:
+        return scale_with(world, request, gate)
 
 
-def scale_with(world: World, request: ScaleRequest) -> State[Any] | dict[str, object]:
+def scale_with(world: World, request: ScaleRequest, gate: Gate | None = None) -> State[Any] | dict[str, object]:
     """Carry out the request inside a flow's run; returns the report, or a failed state with its message."""
-    work = Work(world, request, Journal(datetime.now(UTC)))
+    work = Work(world, request, Journal(datetime.now(UTC)), gate)
     with publishing_progress(work), PrefectStages() as stages:
         report, error = scale_fleet(work, stages)
+    work.gate.leave(report, error)
     publish(report)
     return conclude(report, error)
 

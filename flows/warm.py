@@ -53,6 +53,7 @@ PRELOADED = (
     # The drivers, half a second of CPU together, which `open_world` and the first child would else pay.
     *("forkyard.hypervisors.qemu.driver", "forkyard.hypervisors.qemu.network", "forkyard.hypervisors.qemu.qmp"),
     *("forkyard.registry.consul", "forkyard.balancer.nginx", "pyroute2", "pyroute2.netns"),
+    *("forkyard.requests.gate", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql"),
 )
 """What every run imports beside its flow, much of it lazily; imported once, in the process that is forked."""
 

@@ -48,7 +48,7 @@ def render_timeline(children: Sequence[ChildReport], *, title: str) -> str:
     # Bars get thinner with their number, so that 1,000 still fit on one page to scroll.
     pitch = max(2.0, min(24.0, 900 / max(1, len(shown))))
     longest = max((i.end for child in shown for i in child.intervals), default=1.0)
-    step = _tick_step(longest)
+    step = tick_step(longest)
     span = max(step, ceil(longest / step) * step)
     height = TOP + pitch * max(1, len(shown)) + BOTTOM
     scale = (WIDTH - LEFT - RIGHT) / span
@@ -116,7 +116,7 @@ def _axis(step: float, span: float, scale: float, height: float) -> str:
     return "".join(lines)
 
 
-def _tick_step(longest: float) -> float:
+def tick_step(longest: float) -> float:
     """The least round number of seconds that makes at most ten ticks."""
     size = 0.01
     while True:

@@ -6,6 +6,7 @@ mistake must not silently become a default.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -15,9 +16,11 @@ from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
 from forkyard.names import SERVICE_NAME
 from forkyard.toml_reader import Problem, bounded, find_line, merge_tables, one_of, parse_toml, read_table
+from forkyard.usages import USAGES
 
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
 PASSWORD_VARIABLE = "FORKYARD_VCENTER_PASSWORD"  # noqa: S105 - the variable's name
+LAB_PORTS = ("load_balancer_port", "consul_port", "prefect_port", "slack_port", "vcenter_port")
 DEFAULT_CONFIG = Path("/etc/forkyard/forkyard.toml")
 DEPLOYMENT_CONFIG = Path(__file__).resolve().parents[1] / "deployments" / "forkyard.toml"
 """The lab's file in a checkout: what counts when nobody has written another one."""
@@ -132,10 +135,68 @@ class LabSettings:
     load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
     consul_port: int = bounded(18500, at_least=1, at_most=65535)
     prefect_port: int = bounded(14200, at_least=1, at_most=65535)
+    slack_port: int = bounded(14300, at_least=1, at_most=65535)
     vcenter_port: int = bounded(14443, at_least=1, at_most=65535)
     """Of the lab's own vCenter, which is there only after `forkyard lab up --hypervisor vsphere`."""
     hosts: int = bounded(4, at_least=1, at_most=200)
     """ESXi hosts in it, each with a parent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSettings:
+    """What is asked for, decided and done: where it is kept, and what a run must show before it changes anything."""
+
+    url: str = ""
+    """SQLAlchemy's, without a password, such as postgresql+psycopg://forkyard@db/forkyard; "": SQLite in state_dir."""
+    password_file: Path | None = None
+    """File with the database's password, so that it is in no configuration and no process list."""
+    key_file: Path | None = None
+    """Signs approvals and the audit log; whoever reads it can approve anything. None: state_dir/approvals.key."""
+    plan_ttl: timedelta = bounded(timedelta(minutes=15), at_least=10)
+    """How long a plan can be approved; afterwards the fleet may be another."""
+    drift: int = bounded(2, at_least=0)
+    """Children by which the fleet may differ from the approved plan when the run begins."""
+    late: timedelta = bounded(timedelta(minutes=5), at_least=1)
+    """A scheduled start missed by more is asked about, and never run silently."""
+    calendar: Path | None = None
+    """The pre-sale calendar. None: presales.toml beside forkyard.toml, if it is there."""
+    direct: bool = True
+    """Whether whoever can read key_file (root on this machine) may scale from the command line without a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """What some people may do; "*" stands for all."""
+
+    users: tuple[str, ...] = ()
+    """Slack's ids of people, such as U012AB3CD; names can be changed by anybody."""
+    groups: tuple[str, ...] = ()
+    """Slack's ids of user groups, such as S012AB3CD."""
+    services: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatopsSettings:
+    """Who may do what from Slack; what is not said here is refused."""
+
+    teams: tuple[str, ...] = ()
+    """Slack's ids of the workspaces that are listened to."""
+    channels: tuple[str, ...] = ()
+    """Slack's ids of the channels that commands may come from; plans go to the first."""
+    roles: dict[str, RoleSettings] = field(default_factory=dict[str, RoleSettings])
+    mode: str = one_of("socket", "socket", "http")
+    """`socket`: the bot opens connections to Slack; `http`: Slack sends signed requests to the bot."""
+    api_url: str = "https://slack.com/api/"
+    """Slack's Web API; another one only for trying out."""
+    bot_token_file: Path | None = None
+    """File with the bot's token (xoxb-...); None: it is taken from SLACK_BOT_TOKEN."""
+    app_token_file: Path | None = None
+    """File with the app's token (xapp-...), for Socket Mode; None: from SLACK_APP_TOKEN."""
+    signing_secret_file: Path | None = None
+    """File with the signing secret, for HTTP; None: from SLACK_SIGNING_SECRET."""
+    http_port: int = bounded(14400, at_least=1, at_most=65535)
+    """Where signed requests are taken on 127.0.0.1: put a proxy with TLS before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +224,10 @@ class ServiceSettings:
     """How long open requests may go on before a retiring child is destroyed all the same."""
     orphan_after: timedelta = bounded(timedelta(minutes=10), above=0)
     """Expiry of a new child's stamp: one that no finished request keeps by then is an orphan."""
+    production: bool = False
+    """Whether people depend on it: another person than the requester must then approve making it smaller."""
+    approval_above: int = bounded(3, at_least=0)
+    """A change of more children than these must be approved by another person than the requester."""
 
     @property
     def limits(self) -> Limits:
@@ -186,6 +251,8 @@ class Settings:
     qemu: QemuSettings = field(default_factory=QemuSettings)
     vsphere: VsphereSettings = field(default_factory=VsphereSettings)
     lab: LabSettings = field(default_factory=LabSettings)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    chatops: ChatopsSettings = field(default_factory=ChatopsSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict[str, ServiceSettings])
 
     def service(self, name: str) -> ServiceSettings:
@@ -267,6 +334,17 @@ def load_settings(path: Path | None = None) -> Settings:
     return _under_lab(parse_settings(text, source=str(chosen)), text, source=str(chosen))
 
 
+def read_secret(path: Path | None, variable: str) -> str:
+    """A secret from its file, or from the environment where no file is named; empty when there is none."""
+    if path is None:
+        return os.environ.get(variable, "").strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}. It should hold what {variable} would."
+        raise InvalidRequest(message) from error
+
+
 def lab_file(settings: Settings) -> Path:
     """
     Where the lab says what is different while it is up, such as the hypervisor and its address.
@@ -318,13 +396,13 @@ def _contradictions(settings: Settings) -> list[Problem]:
         )
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
-    numbers = [ports.load_balancer_port, ports.consul_port, ports.prefect_port, ports.vcenter_port]
+    numbers = [getattr(ports, name) for name in LAB_PORTS]
     if len(set(numbers)) < len(numbers):
-        text = ": two of load_balancer_port, consul_port, prefect_port and vcenter_port are the same."
+        text = f": two of {', '.join(LAB_PORTS)} are the same."
         problems.append(Problem(("lab",), text))
     for name, service in settings.services.items():
         problems.extend(_service_contradictions(settings, name, service))
-    return problems
+    return problems + _misnamed(settings)
 
 
 def _service_contradictions(settings: Settings, name: str, service: ServiceSettings) -> list[Problem]:
@@ -341,4 +419,18 @@ def _service_contradictions(settings: Settings, name: str, service: ServiceSetti
         problems.append(Problem((*path, "hypervisor"), text))
     if not service.health_path.startswith("/"):
         problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
+    return problems
+
+
+def _misnamed(settings: Settings) -> list[Problem]:
+    """Find what roles say of verbs and services that there are not: a slip that would silently permit nothing."""
+    problems: list[Problem] = []
+    for name, role in settings.chatops.roles.items():
+        for key, words, known in (("verbs", role.verbs, [*USAGES]), ("services", role.services, [*settings.services])):
+            unknown = [word for word in words if word not in {"*", *known}]
+            if unknown:
+                text = f": there is no {unknown[0]}. There are: {', '.join(sorted(known))}, and * for all."
+                problems.append(Problem(("chatops", "roles", name, key), text))
+    if re.match(r"[^:]+://[^/@]*:[^/@]*@", settings.requests.url):
+        problems.append(Problem(("requests", "url"), ": holds a password. Put it into requests.password_file."))
     return problems

@@ -125,6 +125,7 @@ def _links(demo: Demo) -> list[tuple[str, str, str]]:
     links = [
         ("Open", str(demo.lab["load_balancer"]), "the game; reload: another child"),
         ("", demo.run_url or str(demo.lab["prefect"]), "Prefect: the run, its tasks, tables and picture"),
+        ("", str(demo.lab["slack"]["page"]), "a small Slack: type /fleet scale game to 6"),
         ("", f"{demo.lab['consul']}/ui", "Consul"),
     ]
     return links + ([("", str(demo.picture), "the timeline picture")] if demo.picture else [])

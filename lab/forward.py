@@ -92,6 +92,16 @@ def find_port_holder(port: int) -> str:
     return "somebody"
 
 
+def refuse_taken_port(name: str, port: int) -> None:
+    """Raise CapacityExhausted, naming the holder, when somebody listens at the port."""
+    if any(_listening_inodes(port)):
+        text = (
+            f"{name}: port {port} of 127.0.0.1 is in use by {find_port_holder(port)}. "
+            f"Stop it, or choose another port in the section [lab] of forkyard.toml."
+        )
+        raise CapacityExhausted(text)
+
+
 def _listening_inodes(port: int) -> Iterator[str]:
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text().splitlines()[1:]:

@@ -1,4 +1,4 @@
-"""The lab's `forkyard sync`: the command itself, as a daemon."""
+"""The lab's resident commands, `forkyard sync` and `forkyard bot`: the commands themselves, as daemons."""
 
 import sys
 from datetime import timedelta
@@ -9,33 +9,39 @@ from forkyard.settings import Settings
 from lab.daemons import read_ref, write_ref
 
 STOP_TIMEOUT = timedelta(seconds=8)
-"""It ends when its blocking queries return, which is after 3 s at the latest."""
+"""Both end when what they wait for returns, which is after 3 s at the latest."""
+
+SYNC = ("sync",)
+BOT = ("bot", "--lab")
 
 
-def start_sync(settings: Settings, config: Path | None) -> bool:
+def start_resident(settings: Settings, config: Path | None, words: tuple[str, ...]) -> bool:
     """Start it unless it runs; say whether it was started. *config*: the forkyard.toml to read, None: the usual one."""
-    if not sync_trouble(settings):
+    if not resident_trouble(settings, words):
         return False
     command = [str(Path(sys.executable).with_name("forkyard"))]
     options = ["--config", str(config.resolve())] if config else []
-    home = _home(settings)
+    home, name = _home(settings), words[0]
     home.mkdir(parents=True, exist_ok=True)
-    write_ref(home / "sync.pid", spawn([*command, *options, "--verbose", "sync"], log=home / "sync.log"))
+    ref = spawn([*command, *options, "--verbose", *words], log=home / f"{name}.log")
+    write_ref(home / f"{name}.pid", ref)
     return True
 
 
-def sync_trouble(settings: Settings) -> str:
+def resident_trouble(settings: Settings, words: tuple[str, ...]) -> str:
     """What is wrong with it; empty text when nothing is."""
-    home = _home(settings)
-    return "" if read_ref(home / "sync.pid") else f"forkyard sync does not run: {tail(home / 'sync.log', 2)}"
+    home, name = _home(settings), words[0]
+    running = read_ref(home / f"{name}.pid") is not None
+    return "" if running else f"forkyard {name} does not run: {tail(home / f'{name}.log', 2)}"
 
 
-def stop_sync(settings: Settings) -> None:
+def stop_resident(settings: Settings, words: tuple[str, ...]) -> None:
     """End it; absent is success."""
-    ref = read_ref(_home(settings) / "sync.pid")
+    pid = _home(settings) / f"{words[0]}.pid"
+    ref = read_ref(pid)
     if ref is not None:
         end(ref, timeout=STOP_TIMEOUT)
-    (_home(settings) / "sync.pid").unlink(missing_ok=True)
+    pid.unlink(missing_ok=True)
 
 
 def _home(settings: Settings) -> Path:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forkyard.settings import Settings
+from lab.chat import SlackStatus, slack_status, slack_trouble, start_slack, stop_slack
 from lab.inner import lab_home, make_inner_parts
 from lab.own_vcenter import VCenterDoor, find_door, make_vcenter_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
 from lab.parts import Part, Progress, start_parts, stop_parts
 from lab.prefect import prefect_status, start_prefect, stop_prefect
-from lab.resident import start_sync, stop_sync, sync_trouble
+from lab.resident import BOT, SYNC, resident_trouble, start_resident, stop_resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class LabStatus:
     consul: str
     """Its UI is at `/ui` below it."""
     prefect: str
+    slack: SlackStatus
     parts: tuple[PartStatus, ...]
     vcenter: VCenterDoor | None = None
     """How to get into the lab's own vCenter; None when it has none."""
@@ -76,6 +78,7 @@ def status(settings: Settings) -> LabStatus:
         load_balancer=f"http://127.0.0.1:{settings.lab.load_balancer_port}",
         consul=f"http://127.0.0.1:{settings.lab.consul_port}",
         prefect=f"http://127.0.0.1:{settings.lab.prefect_port}",
+        slack=slack_status(settings),
         parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
         vcenter=find_door(settings),
     )
@@ -110,11 +113,24 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
             stop=lambda: stop_prefect(settings),
         ),
         Part(
+            "slack",
+            start=lambda: start_slack(settings),
+            trouble=lambda: slack_trouble(settings),
+            stop=lambda: stop_slack(settings),
+        ),
+        Part(
             "sync",
-            start=lambda: start_sync(settings, config),
-            trouble=lambda: sync_trouble(settings),
-            stop=lambda: stop_sync(settings),
+            start=lambda: start_resident(settings, config, SYNC),
+            trouble=lambda: resident_trouble(settings, SYNC),
+            stop=lambda: stop_resident(settings, SYNC),
             after=("consul", "nginx", "port of consul"),
+        ),
+        Part(
+            "bot",
+            start=lambda: start_resident(settings, config, BOT),
+            trouble=lambda: resident_trouble(settings, BOT),
+            stop=lambda: stop_resident(settings, BOT),
+            after=("slack", "prefect"),
         ),
     ]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Event, Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from forkyard.errors import ForkyardError, TransientError
-from forkyard.model import Outcome, Phase, ScaleRequest
-from forkyard.report import Journal
+from forkyard.model import Fleet, Outcome, Phase, ScalePlan, ScaleRequest
+from forkyard.report import Journal, Report
 from forkyard.world import World
 from tasks.pace import Pace
 
@@ -83,14 +83,44 @@ class Permit:
         return self._fork_failures >= self._fork_limit
 
 
+class Gate(Protocol):
+    """What a request must pass before it changes anything (`forkyard.requests.gate`)."""
+
+    def enter(self) -> None:
+        """Raise a ForkyardError unless the request may be carried out."""
+        ...
+
+    def check(self, plan: ScalePlan, fleet: Fleet) -> None:
+        """Raise a ForkyardError unless this is what was approved."""
+        ...
+
+    def leave(self, report: Report, error: BaseException | None) -> None:
+        """Put on record how it ended; raises nothing."""
+        ...
+
+
+class NoGate:
+    """For a caller that is itself the authority: a bench, a test."""
+
+    def enter(self) -> None:
+        """Let it pass."""
+
+    def check(self, plan: ScalePlan, fleet: Fleet) -> None:
+        """Let it pass."""
+
+    def leave(self, report: Report, error: BaseException | None) -> None:
+        """Keep no record."""
+
+
 class Work:
     """One request at work on one service."""
 
-    def __init__(self, world: World, request: ScaleRequest, journal: Journal) -> None:
+    def __init__(self, world: World, request: ScaleRequest, journal: Journal, gate: Gate | None = None) -> None:
         """Begin with nothing permitted."""
         self.world = world
         self.request = request
         self.journal = journal
+        self.gate = gate or NoGate()
         self.permit = Permit()
         self.pace = Pace()
         self.watch: RegistrationWatch | None = None

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from forkyard.settings import LabSettings, PrefectSettings, ServiceSettings, Settings
+from forkyard.settings import (
+    ConsulSettings,
+    LabSettings,
+    NginxSettings,
+    PrefectSettings,
+    ServiceSettings,
+    Settings,
+)
 from lab.prefect import start_prefect, stop_prefect
 from tests.flows.yard import Yard, make_yard
 
@@ -23,11 +30,16 @@ def prefect_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         prefect=PrefectSettings(api_url=f"http://127.0.0.1:{port}/api"),
         lab=LabSettings(prefect_port=port),
         services={"game": ServiceSettings()},
+        consul=ConsulSettings(url="http://127.0.0.1:1"),
+        nginx=NginxSettings(url="http://127.0.0.1:1", directory=home / "nginx", namespace=None),
     )
     config = home / "forkyard.toml"
     config.write_text(
         f'state_dir = "{settings.state_dir}"\nrun_dir = "{settings.run_dir}"\n'
         f'[prefect]\napi_url = "{settings.prefect.api_url}"\n[lab]\nprefect_port = {port}\n[services.game]\n'
+        # No run of the tests' may reach a lab that is up beside them.
+        f'[consul]\nurl = "{settings.consul.url}"\n[nginx]\nurl = "{settings.nginx.url}"\nnamespace = ""\n'
+        f'directory = "{home}/nginx"\n[qemu]\nnamespace = ""\n'
     )
     with ExitStack() as stack:
         stack.callback(stop_prefect, settings)

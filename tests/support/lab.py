@@ -53,6 +53,7 @@ first_address = "10.79.1.1"
 load_balancer_port = {balancer}
 consul_port = {consul}
 prefect_port = {prefect}
+slack_port = {slack}
 
 [services.game]
 maximum = 12
@@ -127,7 +128,7 @@ class Lab:
 
 def write_config(directory: Path, run: Path, cache: Path, *, namespace: str) -> Path:
     """A forkyard.toml for a lab beside all others: free ports, its own names and directories."""
-    ports = free_ports(3)
+    ports = free_ports(4)
     path = directory / "forkyard.toml"
     path.write_text(
         _CONFIG.format(
@@ -138,6 +139,7 @@ def write_config(directory: Path, run: Path, cache: Path, *, namespace: str) -> 
             balancer=ports[0],
             consul=ports[1],
             prefect=ports[2],
+            slack=ports[3],
         )
     )
     return path

@@ -29,7 +29,7 @@ class Script:
     running: threading.Event = field(default_factory=threading.Event)
     looks: int = 0
 
-    def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401, PLR0911 - JSON; one answer a call
         """Answer one call."""
         match verb, path:
             case "GET", "/api/health":
@@ -39,6 +39,8 @@ class Script:
             case "POST", "/api/deployments/a-deployment/create_flow_run":
                 self.parameters = body["parameters"]
                 return {"id": RUN}
+            case "POST", "/api/flow_runs/filter":
+                return [{"id": RUN, "state": {"type": self._state(), "message": self.message}}]
             case "POST", "/api/artifacts/filter":
                 return [found for kind in body["artifacts"]["type"]["any_"] for found in self._artifact(kind)]
         if path == f"/api/flow_runs/{RUN}/set_state":

@@ -1,16 +1,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from forkyard.model import Phase
 from forkyard.report import ChildReport, Interval, Report, report_to_json
 from forkyard.settings import Settings
 from lab.demo import Demo, draw_picture, render_page
 
-LAB = {
+LAB: dict[str, Any] = {
     "load_balancer": "http://127.0.0.1:18080",
     "consul": "http://127.0.0.1:18500",
     "prefect": "http://127.0.0.1:14200",
+    "slack": {"page": "http://127.0.0.1:14300/"},
 }
 SECONDS = {"forked": 0.41, "identified": 1.2, "registered": 3.75, "ready": 1.0, "serving": 0.2}
 NAMES = [f"game-3fa2b1-{n}" for n in range(1, 5)]

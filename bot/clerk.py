@@ -1,0 +1,263 @@
+"""
+Carry out what a person typed or clicked, after it was acknowledged; answer that person alone.
+
+What changes something goes through the desk, which knows the roles and writes the log; what comes of it is seen in the
+channel, by the board.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from bot import answers
+from bot.answers import COMMAND, refuse, say
+from bot.blocks import clean
+from bot.memory import Memory
+from bot.messages import Message, Sight, render_request
+from bot.people import Asker, Directory
+from bot.replies import Replies
+from bot.runner import Runner
+from bot.sights import Sights
+from bot.tickets import Ticket
+from forkyard.commands import (
+    Approve,
+    Cancel,
+    Card,
+    Command,
+    Deny,
+    Help,
+    Lock,
+    Log,
+    Plan,
+    Retry,
+    Rollback,
+    Scale,
+    ScheduleCancel,
+    ScheduleList,
+    ScheduleMove,
+    Status,
+    Unlock,
+    Whoami,
+)
+from forkyard.errors import ForkyardError, InvalidRequest
+from forkyard.names import new_request_id
+from forkyard.requests import OPEN, Entry, Need, Request, State
+from forkyard.requests.desk import Desk, Look
+from forkyard.roles import check, list_roles, list_services, list_verbs, may
+from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Clerk:
+    """Carries out commands and clicks."""
+
+    def __init__(  # noqa: PLR0913 - the parts that it ties together
+        self,
+        load: Callable[[], Settings],
+        desk: Desk,
+        directory: Directory,
+        runner: Runner,
+        sights: Sights,
+        memory: Memory,
+        replies: Replies,
+        *,
+        look: Look,
+        wake: Callable[[], None],
+    ) -> None:
+        """Work at *desk*; *wake* has the channel show what came of it."""
+        self._load, self._desk, self._directory, self._runner = load, desk, directory, runner
+        self._sights, self._memory, self._replies, self._look, self._wake = sights, memory, replies, look, wake
+
+    def carry_out(self, asker: Asker, command: Command, *, delivery: str) -> None:
+        """Do it, and answer; a refusal is an answer too."""
+        try:
+            message = self._do(asker, command, delivery)
+        except ForkyardError as error:
+            message = refuse(error)
+        if message is not None:
+            self._replies.answer(asker, message)
+        self._wake()
+
+    def plan(self, request: Request, asker: Asker | None = None) -> None:
+        """Plan what was asked for; whoever asked is told when it cannot be."""
+        try:
+            planned = self._desk.plan(request)
+        except ForkyardError as error:
+            # Transient: the board has it planned again; somebody else moved it: they know.
+            logger.warning("%s: not planned: %s", request.token, error)
+            self._tell(request, asker, say(f":hourglass: {request.service}: {clean(str(error))} I am trying again."))
+            return
+        if planned.state is State.FAILED:
+            self._tell(request, asker, refuse(planned.error))
+        elif planned.need is Need.REQUESTER:
+            self._tell(request, asker, say(f"Planned as `{planned.token}`: confirm it with Approve, above."))
+        else:
+            self._tell(request, asker, say(f"Planned as `{planned.token}`: another person must approve it."))
+        self._wake()
+
+    def _tell(self, request: Request, asker: Asker | None, message: Message) -> None:
+        # After a restart there is no address for an answer any more.
+        self._replies.answer(asker or Asker(request.requested_by, "", request.channel), message)
+
+    def _do(self, asker: Asker, command: Command, delivery: str) -> Message | None:
+        person, where = self._directory.person(asker.id), asker.channel
+        match command:
+            case Approve(id=name, break_glass=reason):
+                self._desk.approve(person, name, break_glass=reason, where=where)
+            case Deny(id=name, reason=reason):
+                self._desk.deny(person, name, reason, where=where)
+            case Cancel(id=name) | ScheduleCancel(id=name):
+                return self.cancel(asker, name)
+            case Retry(id=name):
+                self._again(asker, self._desk.retry(person, name, where=where, delivery=delivery))
+            case Rollback(id=name):
+                self._again(asker, self._desk.rollback(person, name, where=where, delivery=delivery))
+            case ScheduleMove(id=name, to=when):
+                moved = self._desk.move(person, name, when, where=where)
+                return say(f"`{moved.token}` would start at {when}; it must be approved again.")
+            case Lock(service=service, reason=reason):
+                self._desk.lock(person, service, reason, where=where)
+                return say(f":lock: {service} is locked. When it is over: `{COMMAND} unlock {service}`")
+            case Unlock(service=service):
+                self._desk.unlock(person, service, where=where)
+                return say(f":unlock: {service} can be changed again.")
+            case _:
+                return self._show(asker, command)
+        return None
+
+    def _show(self, asker: Asker, command: Command) -> Message:
+        """Answer what only asks."""
+        person, settings = self._directory.person(asker.id), self._load()
+        chatops, known = settings.chatops, list(settings.services)
+        match command:
+            case Card() | Status():
+                service = command.service if isinstance(command, Status) else None
+                check(chatops, person, "status", service)
+                names = [service] if service else list_services(chatops, person, "status", known)
+                return answers.render_status(self._sights.observe(names), datetime.now(UTC))
+            case Help(about=about):
+                services = list_services(chatops, person, "status", known)
+                return answers.render_help(list_verbs(chatops, person), about, services)
+            case Plan(service=service, amount=amount):
+                check(chatops, person, "plan", service)
+                return self._preview(person.id, Scale(service, amount))
+            case Scale(service=service):
+                check(chatops, person, "plan", service)
+                return self._preview(person.id, command)
+            case _:
+                return self._read(asker, command)
+
+    def _read(self, asker: Asker, command: Command) -> Message:
+        """Answer from the record."""
+        person, settings = self._directory.person(asker.id), self._load()
+        chatops = settings.chatops
+        match command:
+            case ScheduleList(service=service):
+                check(chatops, person, "schedule", service)
+                return answers.render_schedule(self._sights.list_scheduled(service))
+            case Log(about=about, since=since):
+                check(chatops, person, "log", about if about in settings.services else None)
+                return answers.render_log(self._sights.read_log(about, since))
+            case Whoami():
+                zone = self._directory.zone(asker.id)
+                verbs = list_verbs(chatops, person)
+                return answers.render_whoami(asker.id, list_roles(chatops, person), verbs, zone)
+            case _:
+                text = f"{command}: nothing does this here."
+                raise InvalidRequest(text)
+
+    def _preview(self, who: str, command: Scale) -> Message:
+        """What would happen: planned, shown, and not put on record."""
+        draft = Request(
+            id=new_request_id(),
+            state=State.DENIED,
+            service=command.service,
+            target=0 if command.amount.relative else command.amount.number,
+            change=command.amount.number if command.amount.relative else None,
+            requested_by=who,
+            requested_at=datetime.now(UTC),
+            reason=command.reason,
+            start_at=command.at.moment if command.at else None,
+            hold_seconds=int(command.hold.total_seconds()) if command.hold else None,
+        )
+        record = self._look(self._load(), draft)
+        shown = replace(draft, plan=record, target=record.target, state=State.AWAITING)
+        message = render_request(Sight(shown))
+        without = [block for block in message.blocks if block["type"] != "actions"]
+        again = f"Nothing was asked for. To do it: `{COMMAND} {clean(str(replace(command, dry_run=False)))}`"
+        return Message(message.text, [*without[:-2], *say(again).blocks])
+
+    def cancel(self, asker: Asker, name: str) -> Message | None:
+        """Take a request back, or have its run end."""
+        request = self._desk.cancel(self._directory.person(asker.id), name, where=asker.channel)
+        if request.state is State.RUNNING:
+            self._runner.cancel(request)
+            return say(f"`{request.token}` is being cancelled: what is half made is undone first.")
+        self._runner.drop(request)
+        return None
+
+    def _again(self, asker: Asker, made: tuple[Request, bool]) -> None:
+        request, fresh = made
+        if fresh:
+            self.plan(request, asker)
+
+    def click(self, asker: Asker, action: str, ticket: Ticket) -> None:
+        """Do what a button of a request's message says."""
+        person, where = self._directory.person(asker.id), asker.channel
+        try:
+            request = self._desk.store.get(ticket.request_id)
+            # Two people, or one twice: the version makes both the same wish.
+            delivery = f"{action}:{ticket.request_id}:{ticket.version}"
+            match action:
+                case "approve":
+                    self._desk.approve(person, request.id, plan_hash=ticket.plan_hash, where=where)
+                case "cancel":
+                    answer = self.cancel(asker, request.id)
+                    if answer is not None:
+                        self._replies.answer(asker, answer)
+                case "retry":
+                    self._again(asker, self._desk.retry(person, request.id, where=where, delivery=delivery))
+                case "rollback":
+                    self._again(asker, self._desk.rollback(person, request.id, where=where, delivery=delivery))
+                case "keep":
+                    self._keep(person.id, request)
+        except ForkyardError as error:
+            self._replies.answer(asker, refuse(error))
+        self._wake()
+
+    def _keep(self, who: str, request: Request) -> None:
+        check(self._load().chatops, self._directory.person(who), "cancel", request.service)
+        shown = self._memory.find(request.id)
+        if shown is not None:
+            said = Entry(who=who, action="keep", request_id=request.id, service=request.service, decision="kept")
+            self._desk.store.note(said)
+            self._memory.change(shown, kept=True, done=False)
+
+    def edit(self, asker: Asker, ticket: Ticket, command: Scale, *, delivery: str) -> None:
+        """Replace a request by another one: the old one is cancelled only when the new one is on record."""
+        try:
+            person = self._directory.person(asker.id)
+            fresh = self._desk.ask(person, command, origin="slack", where=asker.channel, delivery=delivery)
+            self._desk.cancel(person, ticket.request_id, where=asker.channel)
+        except ForkyardError as error:
+            self._replies.answer(asker, refuse(error))
+            return
+        self._again(asker, fresh)
+
+    def list_waiting(self, user: str) -> list[Request]:
+        """Open requests that this person can approve."""
+        person, chatops = self._directory.person(user), self._load().chatops
+        found = self._desk.store.list_requests(states=[State.AWAITING])
+        return [r for r in found if r.requested_by != user and may(chatops, person, "approve", r.service)]
+
+    def render_home(self, user: str) -> list[dict[str, object]]:
+        """The home tab of one person."""
+        chatops, person = self._load().chatops, self._directory.person(user)
+        if not list_roles(chatops, person):
+            return answers.render_home(user, [], [], [], {})
+        live = self._desk.store.list_requests(states=OPEN)
+        over = [r for r in self._desk.store.list_requests(limit=30) if not r.open]
+        roles = dict.fromkeys(list_roles(chatops, person))
+        return answers.render_home(user, self.list_waiting(user), live, over, roles)

@@ -1,0 +1,94 @@
+"""
+The end of a request in its message's thread: a summary and the timeline picture.
+
+Marked before it is sent: a bot that is killed while it sends looks into the thread first, so nothing is there twice.
+"""
+
+import logging
+from typing import Any
+
+from slack_sdk import WebClient
+
+from bot.memory import Memory, Shown
+from bot.picture import draw_timeline
+from bot.runner import Runner
+from bot.slack_api import ChannelGone, MessageGone, call
+from forkyard.errors import ForkyardError, PermanentError
+from forkyard.report import Report, report_from_json
+from forkyard.requests import Request
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 50
+"""Reports kept in memory; each is asked for once."""
+
+POSTING, POSTED = "posting", "posted"
+
+
+class Finale:
+    """Reports of what is over."""
+
+    def __init__(self, client: WebClient, memory: Memory, runner: Runner) -> None:
+        """Send through *client* what *runner* knows."""
+        self._client, self._memory, self._runner = client, memory, runner
+        self._reports: dict[str, Report | None] = {}
+
+    def report(self, request: Request) -> Report | None:
+        """What the request's run reported; None when it made no report, or Prefect cannot be asked."""
+        if request.run_id is None:
+            return None
+        if request.run_id not in self._reports:
+            try:
+                found = self._runner.result(request.run_id)
+                self._reports[request.run_id] = None if found is None else report_from_json(found)
+            except (ForkyardError, TypeError, KeyError) as error:
+                logger.warning("%s: no report: %s", request.token, error)
+                return None
+            if len(self._reports) > REMEMBERED:
+                del self._reports[next(iter(self._reports))]
+        return self._reports[request.run_id]
+
+    def show(self, request: Request, shown: Shown) -> Shown:
+        """Put summary and picture into the thread, once; without a report there is nothing to show."""
+        report = self.report(request)
+        if report is None or not any(child.intervals for child in report.children) or shown.picture == POSTED:
+            return shown
+        if shown.picture == POSTING and self._is_there(shown):
+            return self._memory.change(shown, picture=POSTED)
+        shown = self._memory.change(shown, picture=POSTING)
+        title = f"{request.service}: {report.message}"
+        try:
+            self._upload(shown, draw_timeline(report.children, title=title), title, summarize(report))
+        except (ChannelGone, MessageGone, PermanentError) as error:
+            logger.warning("%s: the picture could not be shown: %s", request.token, error)
+        return self._memory.change(shown, picture=POSTED)
+
+    def _is_there(self, shown: Shown) -> bool:
+        found = call("conversations.replies", self._client.conversations_replies, channel=shown.channel, ts=shown.ts)
+        return any(message.get("files") for message in found.get("messages") or ())
+
+    def _upload(self, shown: Shown, picture: bytes, title: str, summary: str) -> None:
+        what: dict[str, Any] = {"channel": shown.channel, "thread_ts": shown.ts, "initial_comment": summary}
+        call(
+            "files.upload",
+            self._client.files_upload_v2,
+            content=picture,
+            filename="timeline.png",
+            title=title,
+            alt_txt=summary[:900],
+            **what,
+        )
+
+
+def summarize(report: Report) -> str:
+    """The run in one line, and what to know beside it."""
+    made = [child for child in report.children if child.intervals]
+    slowest = max(made, key=lambda child: max(i.end for i in child.intervals))
+    last = max(i.end for i in slowest.intervals)
+    came = f"{report.service}: {report.before} → {report.serving} serve after {report.seconds:.1f} s."
+    bars = f"One bar for each of {len(made)} children; the last was {slowest.name}, after {last:.1f} s."
+    lines = [f"{came} {bars}", *report.notes[:5]]
+    failed = [child for child in made if child.error]
+    if failed:
+        lines.append(f"{len(failed)} failed, the first: {failed[0].name}: {failed[0].error}")
+    return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")[:2900]

@@ -1,0 +1,118 @@
+"""
+From approved requests to runs, and from runs that died back to requests.
+
+The run itself puts its begin and its end on record; here are the two things that it cannot do: be started, and say that
+it was killed. Repeating any of it is harmless: the key of a run is its request and the plan that was approved.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from flows.runs import FINAL, Progress, Runs
+from forkyard.errors import ForkyardError, PermanentError
+from forkyard.requests import Request, State, StateChanged
+from forkyard.requests.desk import Desk
+from forkyard.requests.gate import SYSTEM, finish, make_entry
+from forkyard.requests.looking import to_scale_request
+from forkyard.requests.starting import make_key
+from forkyard.requests.store import Store
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 3
+"""Looks at a run that is over while its request is not, before that is believed: the run writes one after the other."""
+
+
+class Runner:
+    """Starts and follows the requests' runs."""
+
+    def __init__(self, desk: Desk, runs: Runs) -> None:
+        """Start runs through *runs*."""
+        self._desk, self._store, self._runs = desk, desk.store, runs
+        self._over: dict[str, int] = {}
+        self._unstarted = self._unseen = ""
+
+    def start_due(self) -> None:
+        """Start a run for each request that wants one; what cannot be started now is tried again."""
+        for request in self._desk.due():
+            try:
+                run_id = self._start(request)
+                entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision=request.state.value)
+                self._store.amend(request, entry, run_id=run_id)
+            except StateChanged:
+                continue  # cancelled, or its run has begun already and put itself on record
+            except ForkyardError as error:
+                self._unstarted = f"{error}"
+                logger.warning("%s: no run yet: %s", request.token, error)
+                return
+        self._unstarted = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why Prefect cannot be asked; empty when it can."""
+        return self._unstarted or self._unseen
+
+    def _start(self, request: Request) -> str:
+        key = make_key(self._desk, request)
+        return self._runs.start_scale(to_scale_request(request), plan_hash=key, at=request.start_at)
+
+    def look(self, requests: Iterable[Request]) -> Mapping[str, Progress]:
+        """How far the runs are, by their ids; what is known when Prefect does not answer is nothing."""
+        wanted = [request.run_id for request in requests if request.run_id is not None]
+        try:
+            found = self._runs.look(wanted)
+        except ForkyardError as error:
+            self._unseen = f"Prefect cannot be asked how far it is: {error}"
+            return {}
+        self._unseen = ""
+        return found
+
+    def settle(self, request: Request, progress: Progress | None) -> Request:
+        """Put on record that a run is over which could not do so itself."""
+        waits = request.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}
+        if not waits or progress is None or progress.state not in FINAL or request.run_id is None:
+            self._over.pop(request.id, None)
+            return request
+        self._over[request.id] = self._over.get(request.id, 0) + 1
+        if self._over[request.id] < PATIENCE:
+            return request
+        del self._over[request.id]
+        try:
+            return settle_dead(self._store, request, progress)
+        except StateChanged as error:
+            return error.now
+
+    def url(self, request: Request) -> str:
+        """Where a person looks at the request's run; empty before there is one."""
+        return self._runs.run_url(request.run_id) if request.run_id else ""
+
+    def result(self, run_id: str) -> Mapping[str, object] | None:
+        """What the run reported, as JSON; None when it has not."""
+        found = self._runs.result(run_id)
+        return None if found is None else {key: value for key, value in found.items() if key != "run_url"}
+
+    def cancel(self, request: Request) -> None:
+        """Have a run end and undo what is half made; raises ForkyardError when Prefect cannot be told."""
+        if request.run_id is None:
+            text = f"{request.token}: has no run that could be cancelled."
+            raise PermanentError(text)
+        self._runs.cancel(request.run_id)
+
+    def drop(self, request: Request) -> None:
+        """Take back the run of a request that will not run; the run would refuse by itself, so this is a courtesy."""
+        try:
+            if request.run_id is not None:
+                self._runs.cancel(request.run_id)
+        except ForkyardError as error:
+            logger.warning("%s: its scheduled run stays visible: %s", request.token, error)
+
+
+def settle_dead(store: Store, request: Request, progress: Progress) -> Request:
+    """Say how a run ended that left its request open."""
+    said = progress.message or "it said nothing"
+    text = f"the run ended ({progress.state.lower()}) without a report: {said}. Look with `/fleet status`, then retry."
+    state = State.CANCELLED if progress.state == "CANCELLED" else State.FAILED
+    entry = make_entry(request, SYSTEM, "finish", decision=state.value, detail=text)
+    if request.state is State.RUNNING:
+        return finish(store, request, state, entry, request.result)
+    return store.move(request, state, entry, error=text)

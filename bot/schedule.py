@@ -1,0 +1,74 @@
+"""The pre-sale calendar: brought to what it says now and then, and what the channel should know of it is said there."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+
+from slack_sdk import WebClient
+
+from bot.blocks import clean
+from bot.memory import Memory
+from bot.slack_api import call
+from forkyard.errors import ForkyardError, InvalidRequest
+from forkyard.requests.calendar import Notice, load_calendar, tick
+from forkyard.requests.desk import Desk
+from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EVERY = 30.0
+"""Seconds between two looks; a step is on record two days before its moment, and Prefect begins it."""
+
+
+class Schedule:
+    """Keeps the requests as the calendar wants them."""
+
+    def __init__(
+        self, load: Callable[[], Settings], config: Path | None, desk: Desk, client: WebClient, memory: Memory
+    ) -> None:
+        """Read the calendar that belongs to *config*."""
+        self._load, self._config, self._desk, self._client, self._memory = load, config, desk, client, memory
+        self._lock = Lock()
+        self._complaint = ""
+
+    def look(self) -> None:
+        """Bring the requests to what the calendar says; one look at a time."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._look()
+        except ForkyardError as error:
+            logger.warning("the calendar could not be followed: %s", error)
+        finally:
+            self._lock.release()
+
+    def _look(self) -> None:
+        settings, now = self._load(), datetime.now(UTC)
+        channel = next(iter(settings.chatops.channels), "")
+        try:
+            calendar = load_calendar(settings, self._config, now=now)
+        except InvalidRequest as error:
+            # Told once, and again when it is wrong in another way: what was on record before stays as it is.
+            if str(error) != self._complaint:
+                self._say(channel, f":warning: {clean(str(error))}", "")
+                self._complaint = str(error)
+            return
+        self._complaint = ""
+        for notice in tick(self._desk, settings, calendar, now=now, channel=channel):
+            self._tell(channel, notice)
+
+    def _tell(self, channel: str, notice: Notice) -> None:
+        shown = self._memory.find(notice.request.id)
+        if shown is not None and shown.ts:
+            self._say(shown.channel, clean(notice.text), shown.ts)
+        else:
+            self._say(channel, clean(notice.text), "")
+
+    def _say(self, channel: str, text: str, thread: str) -> None:
+        where = {"thread_ts": thread} if thread else {}
+        try:
+            call("chat.postMessage", self._client.chat_postMessage, channel=channel, text=text[:3000], **where)
+        except ForkyardError as error:
+            logger.warning("the channel was not told %r: %s", text[:80], error)

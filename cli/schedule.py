@@ -1,0 +1,127 @@
+"""`forkyard schedule`: what is going to happen by itself, and the pre-sale calendar that it comes from."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cli.output import emit, make_console, say
+from cli.requests import find_person, local_zone, open_desk, request_shape, run_cancel, show_request
+from flows.runs import Runs
+from forkyard.errors import InvalidRequest
+from forkyard.moments import read_when, write_moment
+from forkyard.presales import list_occurrences, parse_calendar, plan_steps
+from forkyard.requests import Request, State
+from forkyard.requests.calendar import find_leads, load_calendar, tick
+from forkyard.requests.starting import settle_ended, start_due
+from forkyard.settings import load_settings
+
+_AHEAD = timedelta(days=400)
+_SHOWN = 20
+
+
+def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
+    """Show what is scheduled and what waits for approval, then what the calendar has beyond."""
+    now = datetime.now(UTC)
+    with open_desk(config) as (desk, settings):
+        found = desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], service=service, limit=1000)
+        rows = sorted((row for row in found if row.start_at is not None), key=lambda row: str(row.start_at))
+        calendar = load_calendar(settings, config, now=now)
+        leads = find_leads(desk, calendar)
+    occurrences = [
+        found
+        for found in list_occurrences(calendar, now, now + _AHEAD)
+        if service is None or found.event.service == service
+    ][:_SHOWN]
+    if as_json:
+        events = [
+            {
+                "event": o.name,
+                "service": o.event.service,
+                "start": o.start.isoformat(),
+                "end": o.end.isoformat(),
+                "target": o.event.target,
+                "lead": leads[o.name].why,
+            }
+            for o in occurrences
+        ]
+        emit({"requests": [request_shape(row) for row in rows], "events": events})
+        return 0
+    lines = [_line(row) for row in rows]
+    lines += [
+        f"{o.name}: {o.event.service} to {o.event.target} at {write_moment(o.start, o.event.zone)}, "
+        f"until {write_moment(o.end, o.event.zone)}; {leads[o.name].why}"
+        for o in occurrences
+    ]
+    make_console().print("\n".join(lines or ["Nothing is scheduled."]), markup=False, soft_wrap=True)
+    return 0
+
+
+def _line(row: Request) -> str:
+    when = write_moment(row.start_at, row.zone) if row.start_at else "now"
+    return f"{row.token}: {row.service} to {row.target} at {when}: {row.state.value}"
+
+
+def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:
+    """Say what is wrong with a calendar, or what follows from it; changes nothing."""
+    now, settings = datetime.now(UTC), load_settings(config)
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"{file}: cannot be read: {error}"
+            raise InvalidRequest(message) from error
+        calendar = parse_calendar(text, settings.services, source=str(file), now=now, new=True)
+    else:
+        calendar = load_calendar(settings, config, now=now)
+    with open_desk(config) as (desk, _):
+        leads = find_leads(desk, calendar)
+    lengths = {name: lead.length for name, lead in leads.items()}
+    found = list_occurrences(calendar, now, now + _AHEAD)[:_SHOWN]
+    steps = [(o, plan_steps(calendar, o, lengths)) for o in found]
+    if as_json:
+        emit(
+            {
+                "events": sorted(calendar.events),
+                "occurrences": [
+                    {"event": o.name, "steps": [[step.at.isoformat(), step.number] for step in planned]}
+                    for o, planned in steps
+                ],
+            }
+        )
+        return 0
+    lines = [f"The calendar is right: {len(calendar.events)} events."]
+    for o, planned in steps:
+        lines.append(f"{o.name}: {leads[o.name].why}")
+        lines += [f"  {write_moment(s.at, o.event.zone)} ({s.at:%Y-%m-%d %H:%M} UTC): {s.number}" for s in planned]
+    make_console().print("\n".join(lines), markup=False, soft_wrap=True)
+    return 0
+
+
+def run_sync(config: Path | None, *, as_json: bool) -> int:
+    """Put on record what the calendar wants soon, start what is due; the bot does the same all the time."""
+    with open_desk(config) as (desk, settings):
+        notices = tick(desk, settings, load_calendar(settings, config, now=datetime.now(UTC)), now=datetime.now(UTC))
+        runs = Runs(settings.prefect.api_url)
+        settle_ended(desk, runs)
+        desk.sweep()
+        started = start_due(desk, runs)
+    if as_json:
+        emit({"notices": [notice.text for notice in notices], "started": [request_shape(row) for row in started]})
+        return 0
+    for notice in notices:
+        say(notice.text)
+    make_console().print(f"{len(notices)} to be told, {len(started)} runs put on the schedule.", soft_wrap=True)
+    return 0
+
+
+def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:
+    """Have it start at another time; it must be approved anew."""
+    when = read_when(to.split(), datetime.now(UTC), local_zone())
+    with open_desk(config) as (desk, settings):
+        old = desk.store.find(name)
+        request = desk.move(find_person(), name, when, where="terminal")
+        if old.run_id is not None:
+            Runs(settings.prefect.api_url).cancel(old.run_id)
+    return show_request(request, as_json=as_json)
+
+
+__all__ = ["run_cancel", "run_check", "run_list", "run_move", "run_sync"]

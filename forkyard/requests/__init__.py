@@ -1,0 +1,184 @@
+"""
+Requests: what somebody wants, from the first word to the last report, as rows that survive everything.
+
+Nouns only. A request moves through its states by compare-and-swap (`forkyard.requests.store`), each move with its entry
+in the audit log in the same transaction; what may follow what is `MOVES`, and nowhere else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from forkyard.errors import InvalidRequest
+from forkyard.names import make_token
+from forkyard.requests.plans import PlanRecord
+
+
+class State(StrEnum):
+    """Where a request is."""
+
+    DRAFTED = "drafted"
+    PLANNED = "planned"
+    AWAITING = "awaiting approval"
+    APPROVED = "approved"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    ROLLED_BACK = "rolled back"
+
+
+_BEFORE = {State.PLANNED, State.FAILED, State.CANCELLED, State.EXPIRED}
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.DRAFTED: frozenset(_BEFORE),
+    # A run that finds another fleet than was approved plans again, so even APPROVED and RUNNING lead back.
+    State.PLANNED: frozenset({*_BEFORE, State.AWAITING, State.APPROVED}),
+    State.AWAITING: frozenset({*_BEFORE, State.APPROVED, State.DENIED}),
+    State.APPROVED: frozenset({*_BEFORE, State.AWAITING, State.SCHEDULED, State.RUNNING}),
+    State.SCHEDULED: frozenset({*_BEFORE, State.AWAITING, State.RUNNING}),
+    State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.AWAITING}),
+    State.SUCCEEDED: frozenset({State.ROLLED_BACK}),
+    State.FAILED: frozenset({State.ROLLED_BACK}),
+    State.CANCELLED: frozenset({State.ROLLED_BACK}),
+    State.DENIED: frozenset(),
+    State.EXPIRED: frozenset(),
+    State.ROLLED_BACK: frozenset(),
+}
+
+OPEN = frozenset({State.DRAFTED, State.PLANNED, State.AWAITING, State.APPROVED, State.SCHEDULED, State.RUNNING})
+"""States of requests that something may still come of."""
+
+
+class Need(StrEnum):
+    """Whose approval a plan needs."""
+
+    REQUESTER = "requester"
+    OTHER = "another person"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as it is on record."""
+
+    id: str
+    version: int = 0
+    """Counts moves; a button of an older version is stale."""
+    state: State = State.DRAFTED
+    service: str
+    target: int
+    """Absolute; for a change only once it is planned."""
+    change: int | None = None
+    """So many more or fewer were asked for; resolved into *target* when it is first planned, and None from then on."""
+    requested_by: str
+    """A Slack id, or `local:NAME` for the command line, or `calendar`."""
+    requested_at: datetime
+    origin: str = ""
+    """`slack`, `cli` or `calendar`."""
+    raw: str = ""
+    """What was typed, as it came."""
+    reason: str = ""
+    channel: str = ""
+    message: str = ""
+    """The id of its message in the channel: all that is needed to go on editing it."""
+    start_at: datetime | None = None
+    """None: as soon as it is approved."""
+    hold_seconds: int | None = None
+    """How long until the fleet goes back; None: it stays."""
+    zone: str = "Z"
+    """The zone in which its times were written."""
+    plan: PlanRecord | None = None
+    plan_expires: datetime | None = None
+    need: Need | None = None
+    need_why: str = ""
+    run_id: str | None = None
+    result: Mapping[str, Any] | None = None
+    """The run's report, in short."""
+    error: str = ""
+    parent: str | None = None
+    """The request that this one retries, rolls back or ends."""
+    kind: str = ""
+    """`retry`, `rollback` or `later` step of its parent; "" for a request of its own."""
+    event: str | None = None
+    """The calendar's occurrence and step that it is; unique."""
+    delivery: str | None = None
+    """The id of the message that brought it; the same one again makes no second request."""
+    updated_at: datetime | None = None
+
+    @property
+    def token(self) -> str:
+        """The short id that people type; the request's children carry it in their names."""
+        return make_token(self.id)
+
+    @property
+    def plan_hash(self) -> str:
+        """The plan's hash, or nothing."""
+        return self.plan.hash if self.plan is not None else ""
+
+    @property
+    def open(self) -> bool:
+        """Whether something may still come of it."""
+        return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line for the audit log: who did what, from where, and what came of it."""
+
+    who: str
+    action: str
+    """A verb of the grammar, or what the system did by itself: `start`, `finish`, `expire`, ..."""
+    where: str = ""
+    request_id: str | None = None
+    service: str | None = None
+    raw: str = ""
+    plan_hash: str = ""
+    decision: str = ""
+    """`allowed`, `refused`, a state, ..."""
+    run_id: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLock:
+    """Nobody changes this service until it is unlocked."""
+
+    service: str
+    who: str
+    reason: str
+    since: datetime
+
+
+class StateChanged(InvalidRequest):
+    """Somebody else was first; `now` is the request as it is."""
+
+    def __init__(self, now: Request, wanted: State | None = None) -> None:
+        """Say what it is now."""
+        what = f" and cannot become {wanted.value}" if wanted is not None else ""
+        super().__init__(f"{now.token}: is {now.state.value} meanwhile{what}. Look at it with: log {now.token}")
+        self.now = now
+
+
+def check_move(request: Request, to: State) -> None:
+    """Raise StateChanged unless *to* may follow the state that the request is in."""
+    if to not in MOVES[request.state]:
+        raise StateChanged(request, to)
+
+
+__all__ = [
+    "MOVES",
+    "OPEN",
+    "Entry",
+    "Need",
+    "PlanRecord",
+    "Request",
+    "ServiceLock",
+    "State",
+    "StateChanged",
+    "check_move",
+]

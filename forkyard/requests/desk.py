@@ -1,0 +1,357 @@
+"""
+What people do with requests, in Slack and at the command line alike: ask, approve, deny, cancel, roll back, lock.
+
+Every call checks the person's role as it is at that moment and leaves an entry in the audit log, a refusal too. Nothing
+here starts a run: what is approved is found in the store by whoever starts runs (`Desk.due`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from forkyard.approvals import Approval, sign
+from forkyard.commands import Scale
+from forkyard.decisions import find_need, judge_approver
+from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError
+from forkyard.model import ScaleRequest
+from forkyard.moments import When
+from forkyard.names import new_request_id
+from forkyard.plan import check_request
+from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests.gate import SYSTEM, cancel_later, make_entry
+from forkyard.requests.plans import PlanRecord, find_later
+from forkyard.requests.store import Store
+from forkyard.roles import LOCAL, Person, check
+from forkyard.settings import Settings
+
+Look = Callable[[Settings, Request], PlanRecord]
+"""Observes the fleet and plans a request (`forkyard.requests.looking.plan_now`)."""
+
+
+class Desk:
+    """Where requests are made and decided."""
+
+    def __init__(self, store: Store, load: Callable[[], Settings], look: Look) -> None:
+        """Decide by the settings that *load* gives at each call; a role that was taken away is gone at once."""
+        self.store, self._load, self._look = store, load, look
+
+    def ask(
+        self,
+        person: Person,
+        command: Scale,
+        *,
+        raw: str = "",
+        origin: str = "",
+        where: str = "",
+        delivery: str | None = None,
+    ) -> tuple[Request, bool]:
+        """
+        Put a request on record as drafted; the same delivery again gives the first one's, and False.
+
+        Quick: neither the fleet nor anything else is asked. `plan` comes next.
+
+        Raises:
+            NotPermitted: no role for it, or the service is locked.
+            InvalidRequest: no such service, or a number out of its limits.
+        """
+        entry = Entry(who=person.id, action="scale", where=where, service=command.service, raw=raw or str(command))
+        with self._refusing(entry):
+            self._check(person, "scale", command.service)
+            limits = self._load().service(command.service).limits
+            if not command.amount.relative:
+                asked = ScaleRequest("", command.service, command.amount.number, person.id, datetime.now(UTC))
+                check_request(asked, limits)
+            self._check_unlocked(command.service)
+        amount = command.amount
+        request = Request(
+            id=new_request_id(),
+            service=command.service,
+            target=0 if amount.relative else amount.number,
+            change=amount.number if amount.relative else None,
+            requested_by=person.id,
+            requested_at=datetime.now(UTC),
+            origin=origin,
+            raw=raw or str(command),
+            reason=command.reason,
+            channel=where,
+            start_at=command.at.moment if command.at else None,
+            zone=command.at.zone if command.at else "Z",
+            hold_seconds=int(command.hold.total_seconds()) if command.hold else None,
+            delivery=delivery,
+        )
+        return self.store.add(request, replace(entry, request_id=request.id, decision=State.DRAFTED.value))
+
+    def plan(self, request: Request) -> Request:
+        """
+        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned fails, and says why.
+
+        Raises:
+            StateChanged: somebody else moved the request.
+            TransientError: the fleet cannot be seen now; the request stays as it was.
+        """
+        settings = self._load()
+        before = request
+        try:
+            record = self._look(settings, request)
+        except (RequestError, PermanentError) as error:
+            entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=str(error))
+            return self.store.move(before, State.FAILED, entry, error=str(error))
+        need, why = find_need(record, settings.service(request.service), request.requested_by)
+        now = datetime.now(UTC)
+        fields = {
+            "plan": record,
+            "target": record.target,
+            "change": None,
+            "need": need,
+            "need_why": why,
+            # One that starts later may be approved until then: it is planned again before it begins.
+            "plan_expires": request.start_at or now + settings.requests.plan_ttl,
+            # A run that waits for its moment was approved for another plan.
+            "run_id": None,
+            "error": "",
+        }
+        entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
+        cancel_later(self.store, SYSTEM, request)
+        if State.AWAITING is request.state or State.DRAFTED is request.state:
+            request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
+            fields = {}
+        return self.store.move(request, State.AWAITING, entry, **fields)
+
+    def look(self, request: Request) -> PlanRecord:
+        """Plan the request on the fleet of this moment, and keep nothing of it."""
+        return self._look(self._load(), request)
+
+    def approve(
+        self, person: Person, name: str, *, plan_hash: str | None = None, break_glass: str = "", where: str = ""
+    ) -> Request:
+        """
+        Say yes; *plan_hash* is that of the plan which the person saw (a button's), if known.
+
+        Returns the request, approved, or scheduled when its start lies ahead.
+
+        Raises:
+            NotPermitted: not by this person; the message says who can.
+            InvalidRequest: its plan is too old, another than was seen, or it waits no more.
+        """
+        request, settings = self.store.find(name), self._load()
+        now = datetime.now(UTC)
+        entry = make_entry(request, person.id, "approve", where=where)
+        with self._refusing(entry):
+            if plan_hash is not None and plan_hash != request.plan_hash:
+                text = f"{request.token}: was planned again since this button was made. Use the newest message's."
+                raise InvalidRequest(text)
+            kind = judge_approver(settings.chatops, request, person, now=now, break_glass=break_glass)
+            self._check_unlocked(request.service)
+        plan = _count_from(request, now)
+        approval = sign(
+            self.store.key,
+            Approval(
+                request_id=request.id,
+                plan_hash=plan.hash,
+                approver=person.id,
+                at=now,
+                kind=kind,
+                reason=break_glass,
+            ),
+        )
+        said = replace(entry, plan_hash=plan.hash, decision=kind.value, detail=break_glass)
+        approved = self.store.approve(request, plan, approval, said)
+        self.follow_ups(approved)
+        if approved.start_at is None:
+            return approved
+        when = f"{When(approved.start_at, approved.zone)}"
+        later = make_entry(approved, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
+        return self.store.move(approved, State.SCHEDULED, later)
+
+    def deny(self, person: Person, name: str, reason: str, *, where: str = "") -> Request:
+        """Say no; raises as `approve`."""
+        request = self.store.find(name)
+        entry = make_entry(request, person.id, "deny", where=where)
+        with self._refusing(entry):
+            self._check(person, "deny", request.service)
+            if not reason:
+                text = f'{request.token}: say why: deny {request.token} because "TEXT"'
+                raise InvalidRequest(text)
+            return self.store.move(
+                request, State.DENIED, replace(entry, decision=State.DENIED.value, detail=reason), error=reason
+            )
+
+    def cancel(self, person: Person, name: str, *, where: str = "") -> Request:
+        """
+        Take a request back; its later steps go with it.
+
+        One that runs is returned as it is: its run must be cancelled, and puts the end on record itself.
+        """
+        request = self.store.find(name)
+        entry = make_entry(request, person.id, "cancel", where=where)
+        with self._refusing(entry):
+            if person.id != request.requested_by:
+                self._check(person, "cancel", request.service)
+            if request.state is State.RUNNING:
+                self.store.note(replace(entry, decision="asked"))
+                return request
+            done = self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
+        cancel_later(self.store, person.id, done)
+        return done
+
+    def retry(self, person: Person, name: str, *, where: str = "", delivery: str | None = None) -> tuple[Request, bool]:
+        """Ask once more for the same number: only what is missing is made. `plan` comes next."""
+        old = self.store.find(name)
+        if old.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}:
+            raise StateChanged(old)
+        return self._again(person, old, "retry", old.target, where, delivery)
+
+    def rollback(
+        self, person: Person, name: str, *, where: str = "", delivery: str | None = None
+    ) -> tuple[Request, bool]:
+        """Ask for the number that there was before a request. `plan` comes next."""
+        old = self.store.find(name)
+        before = old.plan.current if old.plan is not None else (old.result or {}).get("before")
+        if old.open or before is None:
+            raise StateChanged(old)
+        return self._again(person, old, "rollback", int(before), where, delivery)
+
+    def _again(
+        self, person: Person, old: Request, kind: str, target: int, where: str, delivery: str | None
+    ) -> tuple[Request, bool]:
+        now = datetime.now(UTC)
+        request = Request(
+            id=new_request_id(),
+            service=old.service,
+            target=target,
+            change=old.change if kind == "retry" else None,
+            requested_by=person.id,
+            requested_at=now,
+            origin=old.origin,
+            raw=f"{kind} {old.token}",
+            reason=old.reason,
+            channel=where or old.channel,
+            start_at=old.start_at if old.start_at is not None and old.start_at > now and kind == "retry" else None,
+            zone=old.zone,
+            hold_seconds=old.hold_seconds if kind == "retry" else None,
+            parent=old.id,
+            kind=kind,
+            delivery=delivery,
+        )
+        entry = make_entry(request, person.id, kind, detail=f"{old.token} to {target}")
+        with self._refusing(entry):
+            self._check(person, kind, old.service)
+            self._check_unlocked(old.service)
+        return self.store.add(request, replace(entry, decision=State.DRAFTED.value))
+
+    def move(self, person: Person, name: str, to: When, *, where: str = "") -> Request:
+        """Have it start at another time; what was approved was the old time, so it is planned and approved anew."""
+        request = self.store.find(name)
+        entry = make_entry(request, person.id, "schedule move", where=where, detail=f"to {to}")
+        with self._refusing(entry):
+            self._check(person, "schedule", request.service)
+            if request.state not in {State.SCHEDULED, State.AWAITING} or request.kind == "later":
+                raise StateChanged(request)
+            moved = self.store.move(
+                request,
+                State.PLANNED,
+                replace(entry, decision=State.PLANNED.value),
+                start_at=to.moment,
+                zone=to.zone,
+                run_id=None,
+            )
+        cancel_later(self.store, person.id, moved)
+        return self.plan(moved)
+
+    def lock(self, person: Person, service: str, reason: str, *, where: str = "") -> ServiceLock:
+        """Let nobody change the service; raises as `approve`."""
+        entry = Entry(who=person.id, action="lock", where=where, service=service, detail=reason)
+        with self._refusing(entry):
+            self._load().service(service)
+            self._check(person, "lock", service)
+            lock = ServiceLock(service, person.id, reason, datetime.now(UTC))
+            self.store.lock(lock, replace(entry, decision="locked"))
+        return lock
+
+    def unlock(self, person: Person, service: str, *, where: str = "") -> None:
+        """Let it be changed again; raises as `approve`."""
+        entry = Entry(who=person.id, action="unlock", where=where, service=service)
+        with self._refusing(entry):
+            self._load().service(service)
+            self._check(person, "unlock", service)
+            self.store.unlock(service, replace(entry, decision="unlocked"))
+
+    def sweep(self) -> list[Request]:
+        """Expire what nobody approved in time; returns those."""
+        now, done = datetime.now(UTC), list[Request]()
+        for request in self.store.list_requests(states=[State.AWAITING], limit=1000):
+            if request.plan_expires is not None and now > request.plan_expires:
+                text = "nobody approved it in time"
+                entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
+                try:
+                    done.append(self.store.move(request, State.EXPIRED, entry, error=text))
+                except StateChanged:
+                    continue  # approved in this very moment
+        return done
+
+    def due(self) -> list[Request]:
+        """Those that want a run and have none: approved ones now, scheduled ones at their time."""
+        found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
+        return [request for request in found if request.run_id is None]
+
+    def follow_ups(self, request: Request) -> list[Request]:
+        """Put the later steps on record that were approved with a request (`approve` does); those known stay."""
+        made: list[Request] = []
+        for number, (moment, target) in enumerate(request.plan.later if request.plan else (), start=1):
+            step = Request(
+                id=new_request_id(),
+                state=State.SCHEDULED,
+                service=request.service,
+                target=target,
+                requested_by=request.requested_by,
+                requested_at=datetime.now(UTC),
+                origin=request.origin,
+                reason=request.reason,
+                channel=request.channel,
+                start_at=moment,
+                zone=request.zone,
+                parent=request.id,
+                kind="later",
+                event=f"{request.id}+{request.plan_hash[:8]}+{number}",
+            )
+            entry = make_entry(
+                step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=f"after {request.token}"
+            )
+            made.append(self.store.add(step, entry)[0])
+        return made
+
+    def _check(self, person: Person, verb: str, service: str) -> None:
+        # At the command line the key's file has been read already, which no role could add to.
+        if not person.id.startswith(LOCAL):
+            check(self._load().chatops, person, verb, service)
+
+    def _check_unlocked(self, service: str) -> None:
+        held = self.store.locks().get(service)
+        if held is not None:
+            text = (
+                f"{service}: is locked by {held.who} since {held.since:%Y-%m-%d %H:%M} UTC: {held.reason}. "
+                f"When it is over: unlock {service}"
+            )
+            raise NotPermitted(text)
+
+    @contextmanager
+    def _refusing(self, entry: Entry) -> Iterator[None]:
+        """Write a refusal to the log before it is told."""
+        try:
+            yield
+        except RequestError as error:
+            self.store.note(replace(entry, decision="refused", detail=str(error)))
+            raise
+
+
+def _count_from(request: Request, now: datetime) -> PlanRecord:
+    """The plan that is signed: one that begins at once holds from its approval, not from when it was drawn up."""
+    if request.plan is None:
+        raise StateChanged(request, State.APPROVED)
+    if request.start_at is not None or request.hold_seconds is None:
+        return request.plan
+    return replace(request.plan, later=find_later(request.plan, request.hold_seconds, now))
+
+
+__all__ = ["Desk", "Look"]

@@ -1,0 +1,329 @@
+"""
+What a run must pass before it changes anything, and what it leaves on record at its end.
+
+The run itself verifies: that it was started, resumed or repeated in a workflow server proves nothing. It passes with a
+request whose plan somebody has signed, or with a warrant that the command line of this machine has signed.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from forkyard.approvals import Approval, Kind, check_warrant, verify
+from forkyard.decisions import find_need
+from forkyard.errors import ForkyardError, NotFound, NotPermitted
+from forkyard.model import Fleet, ScalePlan, ScaleRequest
+from forkyard.report import Report
+from forkyard.requests import Entry, Need, Request, State, StateChanged
+from forkyard.requests.plans import PlanRecord, find_drift, make_record
+from forkyard.requests.store import Store, open_store
+from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SYSTEM = "forkyard"
+"""Who the log says did what nobody asked for at that moment."""
+
+
+class SentBack(NotPermitted):
+    """Nothing was changed: the request must be approved again; the message says why."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """A run that may go on, and the row that it is on record with."""
+
+    store: Store
+    settings: Settings
+    row: Request
+
+    def check(self, plan: ScalePlan, fleet: Fleet) -> None:
+        """Raise SentBack, and send the request back for approval, when the world is not as it was approved."""
+        approved = self.row.plan
+        if approved is None:
+            return  # a direct run plans when it runs: there is nothing that it could differ from
+        drift = find_drift(approved, plan, fleet, tolerance=self.settings.requests.drift)
+        if drift is None:
+            return
+        record = make_record(plan, fleet, later=approved.later, expected_seconds=approved.expected_seconds)
+        self.row = send_back(self.store, self.settings, self.row, drift, record)
+        text = f"{self.row.service}: {drift}. Nothing was changed; approve the new plan of {self.row.token}."
+        raise SentBack(text)
+
+    def finish(self, report: Report, error: BaseException | None) -> None:
+        """Put on record how the run ended; one that was sent back is left where it is."""
+        row = self.store.get(self.row.id)  # the bot may have noted its message meanwhile
+        if row.state is not State.RUNNING:
+            return
+        stopped = error is not None and not isinstance(error, Exception)  # Ctrl-C, or Prefect's cancelling
+        state = State.SUCCEEDED if report.ok else State.CANCELLED if stopped else State.FAILED
+        entry = make_entry(row, SYSTEM, "finish", decision=state.value, detail=report.message)
+        self.row = finish(self.store, row, state, entry, shorten(report))
+
+
+class RecordedGate:
+    """A run's way through the gate, as the runbook asks for it; a context that closes the store."""
+
+    def __init__(self, settings: Settings, request: ScaleRequest, *, run_id: str, warrant: str = "") -> None:
+        """Nothing is opened before `enter`."""
+        self._settings, self._request = settings, request
+        self._run_id, self._warrant = run_id, warrant
+        self._stack = ExitStack()
+        self._admission: Admission | None = None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self._stack.close()
+
+    def enter(self) -> None:
+        """Verify approval or warrant, and put the request on record as running; raises as `admit`."""
+        store = self._stack.enter_context(open_store(self._settings))
+        if self._warrant:
+            self._admission = admit_direct(store, self._settings, self._request, self._warrant, self._run_id)
+        else:
+            self._admission = admit(store, self._settings, self._request, self._run_id)
+
+    def check(self, plan: ScalePlan, fleet: Fleet) -> None:
+        """Raise SentBack when the world has drifted from what was approved."""
+        if self._admission is not None:
+            self._admission.check(plan, fleet)
+
+    def leave(self, report: Report, error: BaseException | None) -> None:
+        """Put the end on record; the fleet is what it is even when that fails, so a failure is a line in the log."""
+        if self._admission is None:
+            return
+        try:
+            self._admission.finish(report, error)
+        except ForkyardError as problem:
+            logger.warning("%s: its end could not be put on record: %s", self._request.id, problem)
+
+
+def shorten(report: Report) -> dict[str, Any]:
+    """What of a report is kept with its request."""
+    return {
+        "ok": report.ok,
+        "wanted": report.wanted,
+        "before": report.before,
+        "serving": report.serving,
+        "seconds": report.seconds,
+        "message": report.message,
+        "refused": report.refused,
+    }
+
+
+def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:
+    """
+    Let the run of an approved request pass, and put it on record as running.
+
+    Raises:
+        SentBack: its start was missed, or the service is locked.
+        NotPermitted: no such request, another number, too early, no approval, one that is not genuine, or not enough.
+        StateChanged: it is over, cancelled, or another run has begun it.
+    """
+    try:
+        row = store.get(request.id)
+    except NotFound as error:
+        raise NotPermitted(_refuse(store, request, run_id, "it is no request on record.")) from error
+    if (row.service, row.target) != (request.service, request.target):
+        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}."))
+    if row.state is State.RUNNING and row.run_id == run_id:
+        return Admission(store, settings, row)  # the same run once more: it looks before it makes
+    if row.state not in {State.APPROVED, State.SCHEDULED}:
+        _refuse(store, request, run_id, f"it is {row.state.value}.")
+        raise StateChanged(row, State.RUNNING)
+    if row.run_id not in {None, run_id}:
+        raise NotPermitted(_refuse(store, request, run_id, "another run was started for it."))
+    try:
+        find_approval(store, settings, row)
+    except NotPermitted as error:
+        raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
+    if row.start_at is not None and datetime.now(UTC) < row.start_at - settings.requests.late:
+        # Left where it is: an old run of a request that was moved must not undo the new one's approval.
+        why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
+        raise NotPermitted(_refuse(store, request, run_id, why))
+    _check_moment(store, settings, row)
+    entry = make_entry(row, SYSTEM, "start", decision=State.RUNNING.value, run_id=run_id)
+    return Admission(store, settings, store.move(row, State.RUNNING, entry, run_id=run_id))
+
+
+def admit_direct(store: Store, settings: Settings, request: ScaleRequest, warrant: str, run_id: str) -> Admission:
+    """Let a run of this machine's command line pass, and put it on record; raises NotPermitted."""
+    try:
+        approval = check_warrant(
+            settings, warrant, request_id=request.id, service=request.service, target=request.target
+        )
+    except NotPermitted as error:
+        raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
+    held = store.locks().get(request.service)
+    if held is not None:
+        text = f"the service is locked by {held.who}: {held.reason}. Unlock it first: unlock {request.service}."
+        raise NotPermitted(_refuse(store, request, run_id, text))
+    row = Request(
+        id=request.id,
+        state=State.RUNNING,
+        service=request.service,
+        target=request.target,
+        requested_by=approval.approver,
+        requested_at=request.requested_at,
+        origin="cli",
+        reason=request.reason,
+        run_id=run_id or None,
+    )
+    entry = make_entry(row, approval.approver, "scale", decision=Kind.DIRECT.value, detail=f"to {request.target}")
+    row, fresh = store.add(row, entry)
+    if not fresh and (row.state is not State.RUNNING or row.run_id != (run_id or None)):
+        raise StateChanged(row, State.RUNNING)
+    store.keep(approval)
+    return Admission(store, settings, row)
+
+
+def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
+    """The approval that lets *row* run; raises NotPermitted when there is none that is genuine and enough."""
+    approved = row
+    if row.kind == "later" and row.parent is not None:
+        # Approved together with what it follows: the parent's plan names this moment and number.
+        approved = store.get(row.parent)
+        gone = approved.open and approved.state not in {State.APPROVED, State.SCHEDULED, State.RUNNING}
+        if gone or approved.plan is None or (row.start_at, row.target) not in approved.plan.later:
+            text = f"{row.token}: is not part of what was approved with {approved.token}. Have it approved."
+            raise NotPermitted(text)
+    elif row.plan is not None and (row.service, row.target, row.start_at) != (
+        row.plan.service,
+        row.plan.target,
+        row.plan.start_at,
+    ):
+        text = f"{row.token}: is not what was planned: somebody changed its row. Ask again."
+        raise NotPermitted(text)
+    if approved.plan is None:
+        text = f"{row.token}: has no plan, so nobody can have approved it."
+        raise NotPermitted(text)
+    # What is needed follows from the plan, not from the row: a row is easier to change than a hash to forge.
+    need, why = find_need(approved.plan, settings.service(row.service), approved.requested_by)
+    text = f"{row.token}: nobody has approved it. Approve it with: approve {row.token}"
+    for approval in store.approvals(approved.id):
+        if approval.plan_hash != approved.plan_hash:
+            continue
+        verify(store.key, approval, request_id=approved.id, plan_hash=approved.plan_hash)
+        if is_enough(approval, approved, need):
+            return approval
+        text = f"{row.token}: needs another person's approval than {approved.requested_by}'s: {why}."
+    raise NotPermitted(text)
+
+
+def is_enough(approval: Approval, row: Request, need: Need) -> bool:
+    """Whether a genuine approval suffices."""
+    if need is Need.REQUESTER or approval.kind is Kind.BREAK_GLASS:
+        return True
+    return approval.kind is Kind.OTHER and approval.approver != row.requested_by
+
+
+def _check_moment(store: Store, settings: Settings, row: Request) -> None:
+    late, now = settings.requests.late, datetime.now(UTC)
+    held = store.locks().get(row.service)
+    why = ""
+    if held is not None:
+        why = f"the service is locked by {held.who}: {held.reason}"
+    elif row.start_at is not None and now > row.start_at + late:
+        minutes = int((now - row.start_at).total_seconds() // 60)
+        why = f"its start at {row.start_at:%Y-%m-%d %H:%M} UTC was missed by {minutes} min"
+    if why:
+        send_back(store, settings, row, why, None)
+        text = f"{row.service}: {why}. Nothing was changed; approve {row.token} again to have it done now."
+        raise SentBack(text)
+
+
+def send_back(store: Store, settings: Settings, row: Request, why: str, record: PlanRecord | None) -> Request:
+    """Have the request approved once more: with a new plan, or with its own, started at once."""
+    plan = record or (replace(row.plan, start_at=None) if row.plan is not None else None)
+    need, need_why = Need.OTHER, why
+    if plan is not None:
+        need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
+    cancel_later(store, SYSTEM, row)
+    # Without a plan (a step of a calendar has its parent's) it must be planned first.
+    to = State.AWAITING if plan is not None else State.PLANNED
+    return store.move(
+        row,
+        to,
+        make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
+        plan=plan,
+        plan_expires=datetime.now(UTC) + settings.requests.plan_ttl,
+        need=need,
+        need_why=need_why,
+        start_at=None,
+        run_id=None,
+        # By itself from here on: its parent's approval was for its own moment.
+        kind="" if row.kind == "later" else row.kind,
+        error=why,
+    )
+
+
+def cancel_later(store: Store, who: str, request: Request) -> None:
+    """Take back the later steps of a request: an approval of its next plan makes them anew."""
+    for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
+        if step.kind == "later":
+            detail = f"with {request.token}"
+            entry = make_entry(step, who, "cancel", decision=State.CANCELLED.value, detail=detail)
+            store.move(step, State.CANCELLED, entry)
+
+
+def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
+    """Move a running request to its end; the one that it rolled back becomes rolled back."""
+    moved = store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
+    if state is State.SUCCEEDED and row.kind == "rollback" and row.parent is not None:
+        undone = store.get(row.parent)
+        if State.ROLLED_BACK is not undone.state and not undone.open:
+            what = make_entry(undone, SYSTEM, "rollback", decision=State.ROLLED_BACK.value, detail=f"by {row.token}")
+            store.move(undone, State.ROLLED_BACK, what)
+    return moved
+
+
+def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # noqa: ANN401 - Entry's own
+    """Make an entry about a request."""
+    given: dict[str, Any] = {
+        "where": row.channel,
+        "request_id": row.id,
+        "service": row.service,
+        "plan_hash": row.plan_hash,
+        "run_id": row.run_id,
+    }
+    return Entry(who=who, action=action, **(given | fields))
+
+
+def _refuse(store: Store, request: ScaleRequest, run_id: str, why: str) -> str:
+    entry = Entry(
+        who=request.requested_by or "somebody",
+        action="start",
+        request_id=request.id,
+        service=request.service,
+        decision="refused",
+        run_id=run_id or None,
+        detail=why,
+    )
+    store.note(entry)
+    return (
+        f"{request.service}: this run may not change anything: {why} "
+        f"Ask for it from Slack or with `forkyard scale`; a run begun in the workflow server alone is refused."
+    )
+
+
+__all__ = [
+    "Admission",
+    "RecordedGate",
+    "SentBack",
+    "admit",
+    "admit_direct",
+    "cancel_later",
+    "find_approval",
+    "make_entry",
+    "send_back",
+]

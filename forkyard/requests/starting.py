@@ -1,0 +1,112 @@
+"""
+Start the runs of what is approved, and settle requests whose runs ended without a word.
+
+Whoever follows requests calls this again and again (the bot's sweep, the command line after an approval): the same
+approval gives the same run, however often and by how many it is asked for.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from forkyard.model import ScaleRequest
+from forkyard.requests import Request, State, StateChanged
+from forkyard.requests.desk import Desk
+from forkyard.requests.gate import SYSTEM, finish, make_entry
+from forkyard.requests.looking import to_scale_request
+
+logger = logging.getLogger(__name__)
+
+LOST = timedelta(minutes=30)
+"""A direct run without a workflow server that has said nothing for so long was killed: no request takes so long."""
+
+OVER = {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED, "CRASHED": State.FAILED, "CANCELLED": State.CANCELLED}
+"""What a run's last state means for a request that the run itself has not settled."""
+
+
+class RunState(Protocol):
+    """How far a run is (`flows.runs.Progress`)."""
+
+    @property
+    def state(self) -> str:
+        """The workflow server's word."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """Why."""
+        ...
+
+
+class Starter(Protocol):
+    """What starts and knows runs (`flows.runs.Runs`)."""
+
+    def start_scale(
+        self, request: ScaleRequest, *, warrant: str = "", plan_hash: str = "", at: datetime | None = None
+    ) -> str:
+        """Start a run; the same request and plan again return the first one's id."""
+        ...
+
+    def look(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
+        """How far the runs are."""
+        ...
+
+
+def start_due(desk: Desk, runs: Starter) -> list[Request]:
+    """Start a run for each request that wants one and has none; returns those, with their runs' ids."""
+    started: list[Request] = []
+    for request in desk.due():
+        run_id = runs.start_scale(to_scale_request(request), plan_hash=make_key(desk, request), at=request.start_at)
+        try:
+            entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision="created")
+            started.append(desk.store.amend(request, entry, run_id=run_id))
+        except StateChanged as error:
+            started.append(error.now)  # the run was quicker, or somebody cancelled it in this moment
+    return started
+
+
+def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
+    """End the requests whose runs are over and have not said so themselves: killed, or cancelled before they began."""
+    open_states = [State.RUNNING, State.SCHEDULED, State.APPROVED]
+    rows = desk.store.list_requests(states=open_states, limit=1000)
+    known = runs.look([row.run_id for row in rows if row.run_id is not None])
+    settled: list[Request] = []
+    for row in rows:
+        run = known.get(row.run_id or "")
+        if run is not None and run.state in OVER:
+            to, why = OVER[run.state], run.message or f"its run ended as {run.state.lower()}"
+        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row):
+            to, why = State.FAILED, "its process was killed. Run `forkyard reap`, then ask again"
+        else:
+            continue
+        try:
+            settled.append(_settle(desk, row, to, why))
+        except StateChanged as error:
+            logger.info("%s: not settled: %s", row.token, error)  # the run was quicker
+    return settled
+
+
+def _settle(desk: Desk, row: Request, to: State, why: str) -> Request:
+    if row.state is State.RUNNING:
+        entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
+        return finish(desk.store, row, to, entry, row.result)
+    # It never got through the gate, so nothing was done, whatever its run says.
+    to = State.CANCELLED if to is State.CANCELLED else State.FAILED
+    entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
+    return desk.store.move(row, to, entry, error=why)
+
+
+def _is_lost(row: Request) -> bool:
+    return row.updated_at is not None and datetime.now(UTC) - row.updated_at > LOST
+
+
+def make_key(desk: Desk, request: Request) -> str:
+    """The plan and the approval that stand behind a run: approved once more, it is another run."""
+    approved = request.parent if request.kind == "later" and request.parent else request.id
+    latest = max((approval.at for approval in desk.store.approvals(approved)), default=None)
+    moment = f"-{latest:%Y%m%dT%H%M%S%f}" if latest is not None else ""
+    return f"{request.plan_hash or request.event or 'plan'}{moment}"
+
+
+__all__ = ["Starter", "make_key", "settle_ended", "start_due"]

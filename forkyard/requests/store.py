@@ -1,0 +1,312 @@
+"""
+The requests' store: rows that only move by compare-and-swap, each move with its entry in the audit log.
+
+One transaction a call: either all of it happened, entry included, or nothing. Safe between threads and processes. The
+database's errors are translated here and nowhere else.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+
+from forkyard.approvals import Approval, Kind, find_key_file, load_key
+from forkyard.errors import InvalidRequest, NotFound, Unavailable
+from forkyard.requests import Entry, Need, Request, ServiceLock, State, StateChanged, check_move
+from forkyard.requests import audit as log
+from forkyard.requests import tables as t
+from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
+from forkyard.settings import Settings
+
+REMEMBERED = timedelta(days=7)
+"""How long deliveries are known; Slack repeats within minutes."""
+
+_COLUMNS = tuple(field.name for field in fields(Request))
+
+
+class Store:
+    """All requests, approvals, locks and the audit log."""
+
+    def __init__(self, engine: Engine, key: bytes) -> None:
+        """Use *engine*; makes the tables that are not there."""
+        self._engine, self._key = engine, key
+        # SQLite's writers poll for each other; threads of one process can simply queue.
+        self._turn = Lock()
+        with self._write() as connection:
+            t.create_tables(connection)
+
+    @property
+    def key(self) -> bytes:
+        """Signs approvals."""
+        return self._key
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def deliver(self, key: str) -> bool:
+        """Whether this delivery is new; the same one again is not."""
+        now = datetime.now(UTC)
+        try:
+            with self._write() as connection:
+                connection.execute(insert(t.deliveries).values(key=key[:200], at=now))
+                connection.execute(delete(t.deliveries).where(t.deliveries.c.at < now - REMEMBERED))
+        except IntegrityError:
+            return False
+        return True
+
+    def add(self, request: Request, entry: Entry) -> tuple[Request, bool]:
+        """Put a request on record; one whose delivery or event is known already is given back as it is (False)."""
+        try:
+            with self._write() as connection:
+                now = datetime.now(UTC)
+                connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=now))))
+                self._log(connection, entry)
+        except IntegrityError:
+            return self._twin(request), False
+        return self.get(request.id), True
+
+    def _twin(self, request: Request) -> Request:
+        with self._read() as connection:
+            for column, value in (
+                (t.requests.c.delivery, request.delivery),
+                (t.requests.c.event, request.event),
+                (t.requests.c.id, request.id),
+            ):
+                query = select(t.requests).where(column == value)
+                row = connection.execute(query).mappings().first() if value is not None else None
+                if row is not None:
+                    return _from_row(row)
+        text = f"{request.token}: could not be put on record: it contradicts what is there."
+        raise InvalidRequest(text)
+
+    def get(self, request_id: str) -> Request:
+        """The request; raises NotFound."""
+        with self._read() as connection:
+            return self._get(connection, request_id)
+
+    def find(self, prefix: str) -> Request:
+        """The one request whose id begins so; raises NotFound, or InvalidRequest for several."""
+        start = prefix.lower()
+        with self._read() as connection:
+            query = select(t.requests).where(t.requests.c.id.startswith(start, autoescape=True)).limit(3)
+            rows = connection.execute(query).mappings().all()
+        if not rows:
+            text = f"{prefix}: there is no such request. List what there is with: log"
+            raise NotFound(text)
+        if len(rows) > 1:
+            shown = ", ".join(row["id"][:10] for row in rows)
+            text = f"{prefix}: several requests begin so: {shown}. Give more of the ID."
+            raise InvalidRequest(text)
+        return _from_row(rows[0])
+
+    def list_requests(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        service: str | None = None,
+        parent: str | None = None,
+        origin: str | None = None,
+        limit: int = 100,
+    ) -> list[Request]:
+        """Requests, newest first."""
+        query = select(t.requests).order_by(t.requests.c.requested_at.desc(), t.requests.c.id).limit(limit)
+        if states is not None:
+            query = query.where(t.requests.c.state.in_([state.value for state in states]))
+        for column, value in (
+            (t.requests.c.service, service),
+            (t.requests.c.parent, parent),
+            (t.requests.c.origin, origin),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        with self._read() as connection:
+            return [_from_row(row) for row in connection.execute(query).mappings()]
+
+    def move(self, request: Request, to: State, entry: Entry, **changes: Any) -> Request:  # noqa: ANN401 - columns
+        """
+        Move *request*, as it was read, to a state; *changes* are other fields.
+
+        Raises:
+            StateChanged: it moved meanwhile, or *to* may not follow.
+        """
+        check_move(request, to)
+        with self._write() as connection:
+            return self._swap(connection, request, entry, {**changes, "state": to})
+
+    def amend(self, request: Request, entry: Entry | None = None, **changes: Any) -> Request:  # noqa: ANN401 - columns
+        """Change fields (its message, its run) and not its state; raises StateChanged as `move`."""
+        with self._write() as connection:
+            return self._swap(connection, request, entry, changes)
+
+    def approve(self, request: Request, plan: PlanRecord, approval: Approval, entry: Entry) -> Request:
+        """Keep a signed approval of *plan* and move the request to approved; raises StateChanged as `move`."""
+        check_move(request, State.APPROVED)
+        with self._write() as connection:
+            moved = self._swap(connection, request, entry, {"state": State.APPROVED, "plan": plan})
+            self._keep(connection, approval)
+        return moved
+
+    def keep(self, approval: Approval) -> None:
+        """Keep a signed approval; the same one again is the same."""
+        with self._write() as connection:
+            self._keep(connection, approval)
+
+    def approvals(self, request_id: str) -> list[Approval]:
+        """The request's approvals as they are kept; whoever uses one verifies it."""
+        query = select(t.approvals).where(t.approvals.c.request_id == request_id).order_by(t.approvals.c.at)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_to_approval(row) for row in rows]
+
+    def note(self, entry: Entry) -> None:
+        """Write to the audit log what changed no row."""
+        with self._write() as connection:
+            self._log(connection, entry)
+
+    def read_log(self, *, about: str | None = None, since: datetime | None = None, limit: int = 50) -> list[log.Logged]:
+        """The audit log's newest entries, oldest first."""
+        with self._read() as connection:
+            return log.read(connection, about=about, since=since, limit=limit)
+
+    def verify_log(self, *, expected: str | None = None) -> log.Verdict:
+        """Whether the audit log is whole."""
+        with self._read() as connection:
+            return log.verify(connection, self._key, expected=expected)
+
+    def lock(self, lock: ServiceLock, entry: Entry) -> None:
+        """Lock a service; raises InvalidRequest, naming the holder, when it is locked already."""
+        try:
+            with self._write() as connection:
+                values = {"service": lock.service, "who": lock.who, "reason": lock.reason, "since": lock.since}
+                connection.execute(insert(t.locks).values(**values))
+                self._log(connection, entry)
+        except IntegrityError as error:
+            held = self.locks().get(lock.service)
+            who = f"by {held.who} since {held.since:%Y-%m-%d %H:%M} UTC: {held.reason}" if held else "a moment ago"
+            text = f"{lock.service}: is locked already, {who}. Unlock it first: unlock {lock.service}"
+            raise InvalidRequest(text) from error
+
+    def unlock(self, service: str, entry: Entry) -> None:
+        """Unlock a service; raises InvalidRequest when it is not locked."""
+        with self._write() as connection:
+            done = connection.execute(delete(t.locks).where(t.locks.c.service == service))
+            if done.rowcount == 0:
+                text = f"{service}: is not locked."
+                raise InvalidRequest(text)
+            self._log(connection, entry)
+
+    def locks(self) -> dict[str, ServiceLock]:
+        """The locks, by service."""
+        with self._read() as connection:
+            rows = connection.execute(select(t.locks)).mappings().all()
+        return {row["service"]: ServiceLock(**dict(row)) for row in rows}
+
+    def _swap(
+        self, connection: Connection, request: Request, entry: Entry | None, changes: Mapping[str, Any]
+    ) -> Request:
+        fresh = replace(request, **changes, version=request.version + 1, updated_at=datetime.now(UTC))
+        same = (t.requests.c.id == request.id, t.requests.c.version == request.version)
+        done = connection.execute(update(t.requests).where(*same).values(**_to_row(fresh)))
+        if done.rowcount == 0:
+            raise StateChanged(self._get(connection, request.id), changes.get("state"))
+        if entry is not None:
+            self._log(connection, entry)
+        return fresh
+
+    def _get(self, connection: Connection, request_id: str) -> Request:
+        row = connection.execute(select(t.requests).where(t.requests.c.id == request_id)).mappings().first()
+        if row is None:
+            text = f"{request_id}: there is no such request on record."
+            raise NotFound(text)
+        return _from_row(row)
+
+    def _keep(self, connection: Connection, approval: Approval) -> None:
+        same = (
+            t.approvals.c.request_id == approval.request_id,
+            t.approvals.c.plan_hash == approval.plan_hash,
+            t.approvals.c.approver == approval.approver,
+        )
+        connection.execute(delete(t.approvals).where(*same))
+        values = {field.name: getattr(approval, field.name) for field in fields(approval)}
+        connection.execute(insert(t.approvals).values(**values | {"kind": approval.kind.value}))
+
+    def _log(self, connection: Connection, entry: Entry) -> None:
+        log.append(connection, self._key, entry, datetime.now(UTC))
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        writing = self._engine.execution_options(writes=True)
+        with _translated(), self._turn, writing.begin() as connection:
+            yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise  # what it means is known to who caused it
+    except (OperationalError, InterfaceError) as error:
+        text = f"the requests' database does not answer: {error.orig}. Look at requests.url in forkyard.toml."
+        raise Unavailable(text) from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        text = f"the requests' database went away: {error.orig}."
+        raise Unavailable(text) from error
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """
+    Open the database that forkyard.toml names, and the key.
+
+    Raises:
+        NotPermitted: the key may not be read.
+        Unavailable: the database does not answer.
+    """
+    key = load_key(find_key_file(settings))
+    engine = t.open_engine(settings)
+    try:
+        yield Store(engine, key)
+    finally:
+        engine.dispose()
+
+
+def _to_row(request: Request) -> dict[str, Any]:
+    row = {name: getattr(request, name) for name in _COLUMNS}
+    row["state"] = request.state.value
+    row["need"] = request.need.value if request.need is not None else None
+    row["plan"] = record_to_json(request.plan) if request.plan is not None else None
+    row["result"] = json.dumps(request.result, default=str) if request.result is not None else None
+    return row
+
+
+def _to_approval(row: RowMapping) -> Approval:
+    given: dict[str, Any] = {**row, "kind": Kind(row["kind"])}
+    return Approval(**given)
+
+
+def _from_row(row: RowMapping) -> Request:
+    given = {name: row[name] for name in _COLUMNS}
+    given["state"] = State(given["state"])
+    given["need"] = Need(given["need"]) if given["need"] else None
+    given["plan"] = record_from_json(given["plan"]) if given["plan"] else None
+    given["result"] = json.loads(given["result"]) if given["result"] else None
+    return Request(**given)
+
+
+__all__ = ["Store", "open_store"]

@@ -1,0 +1,84 @@
+"""Signed requests instead of Socket Mode: the same way to a run, and what gets 401."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bot.checks import Secrets, find_missing, find_missing_in_slack, read_secrets
+from bot.run import running_bot
+from bot.web import PATH
+from lab.slack.delivery import encode_request, sign_request
+from tests.bot.conftest import Stage
+from tests.support.lab import free_ports, until
+
+ASK = {"command": "/fleet", "text": "scale game to 4", "team_id": "T0LAB00001", "channel_id": "C0LABFLEET"}
+
+
+@pytest.fixture
+def web(quiet_stage: Stage) -> Iterator[Stage]:
+    stage, port = quiet_stage, free_ports(1)[0]
+    stage.change(mode="http", http_port=port)
+    with running_bot(stage.load, read_secrets(stage.settings.chatops), opening=stage.open_world):
+        url = f"http://127.0.0.1:{port}{PATH}"
+        until(lambda: answers(url), seconds=10)
+        stage.slack.faults(request_url=url)
+        yield stage
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.post(url).status_code == 401
+    except httpx.TransportError:
+        return False
+
+
+def send(stage: Stage, *, at: int | str, body: str = "", **headers: str) -> int:
+    url = stage.slack.state()["app"]["request_url"]
+    body = body or encode_request("slash_commands", {**ASK, "user_id": "U0LABANNA1", "trigger_id": f"1.{at}"})
+    signed = sign_request(stage.slack.secret("signing.secret"), body, at)
+    signed["Content-Type"] = "application/x-www-form-urlencoded"
+    return httpx.post(url, content=body, headers={**signed, **headers}).status_code
+
+
+def test_the_whole_way_by_signed_requests(web: Stage) -> None:
+    message = web.ask()
+    assert web.slack.click(message, "approve", "ben")["ok"]
+    run = web.until_run()
+    assert web.prefect.begin(run)
+    web.prefect.end(run, serving=4, made=4)
+    web.until_shown("*4 serve*")
+    assert web.slack.state()["app"]["connections"] == 0
+
+
+def test_what_is_forged_old_or_malformed_gets_401_and_does_nothing(web: Stage, tmp_path: Path) -> None:
+    del tmp_path
+    now = int(time.time())
+    assert send(web, at=now, **{"X-Slack-Signature": "v0=" + "0" * 64}) == 401
+    assert send(web, at=now - 301) == 401
+    for malformed in ("", "soon", "1e9", "-5", "9" * 40, f"{now}.5"):
+        assert send(web, at=malformed) == 401
+    assert web.store.list_requests() == []
+    assert send(web, at=now) == 200
+    assert send(web, at=now) == 200
+    web.until_row("awaiting approval")
+    assert len(web.store.list_requests()) == 1
+
+
+def test_the_bot_says_what_is_missing_in_a_sentence_each(quiet_stage: Stage) -> None:
+    nothing = list(
+        find_missing(replace(quiet_stage.settings.chatops, teams=(), channels=(), roles={}), Secrets("", "", ""))
+    )
+    assert [sentence.split()[0] for sentence in nothing] == ["The", "The", "chatops.teams", "chatops.channels", "No"]
+    chatops = quiet_stage.settings.chatops
+    secrets = read_secrets(chatops)
+    assert list(find_missing(chatops, secrets)) + list(find_missing_in_slack(chatops, secrets)) == []
+    other = replace(chatops, teams=("T0OTHER001",), channels=("C0LABFLEET", "C0LABOTHER", "C404"))
+    found = list(find_missing_in_slack(other, secrets))
+    assert ["T0LAB00001" in found[0], "/invite @forkyard" in found[1], "channel_not_found" in found[2]] == [True] * 3
+    quiet_stage.slack.faults(revoked=True)
+    assert "token_revoked" in next(find_missing_in_slack(chatops, secrets))
+    assert secrets.bot_token not in repr(secrets)

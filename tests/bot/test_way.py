@@ -1,0 +1,25 @@
+"""The whole way: a command, a plan, an approval by another person, a run, its report; and what stands in between."""
+
+from tests.bot.conftest import Stage, buttons_of, text_of
+
+
+def test_a_command_becomes_a_plan_that_another_person_approves_and_a_run_that_is_followed_to_its_end(
+    stage: Stage,
+) -> None:
+    message = stage.ask('scale game to 4 because "a launch"')
+    assert "0 → 4" in text_of(message)
+    assert "“a launch”" in text_of(message)
+    assert buttons_of(message) == ["Approve", "Deny", "Edit", "Cancel"]
+    assert stage.slack.click(message, "approve", "anna")["ok"]
+    assert "<!subteam^S0LABOPS01>" in stage.until_told("approve game: you have no role for it")
+    assert stage.slack.click(message, "approve", "ben")["ok"]
+    run = stage.until_run()
+    assert stage.prefect.begin(run)
+    stage.until_shown("look at the fleet", "approved by <@U0LABBEN01>")
+    stage.prefect.progress(run, 4, 2, 0, 0, 0, total=4)
+    stage.until_shown("4 of 4", "2 of 4", seconds=5)
+    stage.prefect.end(run, serving=4, made=4)
+    shown = stage.until_shown("*4 serve* after 12 s", "in 1.3 s")
+    assert buttons_of(shown) == ["Roll back to 0", "Open the run"]
+    assert [file["name"] for file in stage.until_thread(shown)["files"]] == ["timeline.png"]
+    assert stage.slack.state()["complaints"] == []

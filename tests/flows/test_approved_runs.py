@@ -1,0 +1,378 @@
+"""What a run may do without, with and against an approval: the desk, the gate and the runbook together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from flows.runbook import scale_fleet
+from flows.stages import DirectStages
+from forkyard.approvals import Approval, Kind, make_warrant, sign
+from forkyard.commands import Amount, Scale
+from forkyard.errors import InvalidRequest, NotPermitted, Unavailable
+from forkyard.model import ScaleRequest
+from forkyard.moments import When
+from forkyard.report import Journal, Report
+from forkyard.requests import Need, Request, State, StateChanged
+from forkyard.requests import tables as t
+from forkyard.requests.desk import Desk
+from forkyard.requests.gate import RecordedGate, admit, make_entry
+from forkyard.requests.looking import plan_now, to_scale_request
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.store import Store, open_store
+from forkyard.roles import Person
+from forkyard.settings import ChatopsSettings, RoleSettings, Settings
+from tasks.work import Work
+from tests.flows.yard import Yard, make_yard
+
+ASKER, APPROVER, NOBODY = Person("U1"), Person("U2"), Person("U9")
+RUN = "run-1"
+
+
+class Office:
+    """A pretended world with a desk before it."""
+
+    def __init__(self, yard: Yard, settings: Settings, store: Store) -> None:
+        """Furnish it."""
+        self.yard, self.settings, self.store = yard, settings, store
+        self.desk = Desk(store, lambda: self.settings, self.look)
+
+    def look(self, settings: Settings, request: Request) -> PlanRecord:
+        return plan_now(settings, request, opening=lambda _, __: nullcontext(self.yard.world))
+
+    def ask(self, number: int, **fields: object) -> Request:
+        command = Scale("game", Amount(number), **fields)  # type: ignore[arg-type]
+        return self.desk.plan(self.desk.ask(ASKER, command, origin="slack", where="C1")[0])
+
+    def approved(self, number: int, **fields: object) -> Request:
+        return self.desk.approve(APPROVER, self.ask(number, **fields).token)
+
+    def run(self, request: Request, *, run_id: str = RUN, warrant: str = "") -> tuple[Report, BaseException | None]:
+        asked = to_scale_request(request)
+        with RecordedGate(self.settings, asked, run_id=run_id, warrant=warrant) as gate, DirectStages() as stages:
+            work = Work(self.yard.world, asked, Journal(datetime.now(UTC)), gate)
+            report, error = scale_fleet(work, stages)
+            gate.leave(report, error)
+        return report, error
+
+    def state(self, request: Request) -> State:
+        return self.store.get(request.id).state
+
+    def untouched(self) -> bool:
+        counted = self.yard.fake.counted()
+        return not any(counted[call] for call in ("fork", "destroy", "apply", "record_intent", "lease"))
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    with furnished(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def furnished(folder: Path) -> Iterator[Office]:
+    yard = make_yard()
+    everything = RoleSettings(users=("U1", "U2"), services=("game",), verbs=("*",))
+    settings = replace(
+        yard.world.settings, state_dir=folder / "state", chatops=ChatopsSettings(roles={"all": everything})
+    )
+    yard.world = replace(yard.world, settings=settings)
+    with open_store(settings) as store:
+        yield Office(yard, settings, store)
+
+
+def test_a_request_goes_from_word_to_report(office: Office) -> None:
+    request = office.ask(4, reason="sale")
+    assert (request.state, request.need) == (State.AWAITING, Need.OTHER)
+    assert request.plan is not None
+    assert (request.plan.current, request.plan.target, request.plan.forks) == (0, 4, 4)
+    approved = office.desk.approve(APPROVER, request.token, plan_hash=request.plan_hash)
+    assert approved.state is State.APPROVED
+    assert office.desk.due() == [approved]
+    report, error = office.run(approved)
+    assert (report.ok, error) == (True, None)
+    done = office.store.get(request.id)
+    assert (done.state, done.run_id, (done.result or {})["serving"]) == (State.SUCCEEDED, RUN, 4)
+    actions = [logged.entry.action for logged in office.store.read_log(about=request.id)]
+    assert actions == ["scale", "plan", "plan", "approve", "start", "finish"]
+    assert office.store.verify_log().whole
+
+
+def test_a_run_that_nobody_approved_changes_nothing(office: Office) -> None:
+    waiting = office.ask(4)
+    report, error = office.run(waiting)
+    assert isinstance(error, StateChanged)
+    assert report.refused
+    assert office.untouched()
+    assert office.state(waiting) is State.AWAITING
+
+
+def test_a_run_begun_in_the_workflow_server_alone_changes_nothing(office: Office) -> None:
+    stranger = ScaleRequest("11111111-0000-4000-8000-000000000000", "game", 4, "eve", datetime.now(UTC))
+    with RecordedGate(office.settings, stranger, run_id=RUN) as gate, DirectStages() as stages:
+        _, error = scale_fleet(Work(office.yard.world, stranger, Journal(datetime.now(UTC)), gate), stages)
+    assert isinstance(error, NotPermitted)
+    assert "no request on record" in str(error)
+    assert office.untouched()
+    assert office.store.read_log()[-1].entry.decision == "refused"
+
+
+def test_a_row_that_says_approved_without_a_signature_is_not_believed(office: Office) -> None:
+    waiting = office.ask(4)
+    with office.store._write() as connection:  # noqa: SLF001 - what somebody with the database's password could do
+        connection.execute(update(t.requests).values(state="approved", need="requester"))
+    _, error = office.run(waiting)
+    assert isinstance(error, NotPermitted)
+    assert "nobody has approved it" in str(error)
+    assert office.untouched()
+
+
+def test_an_approval_that_the_requester_signed_is_not_enough_for_a_large_change(office: Office) -> None:
+    waiting = office.ask(4)
+    assert waiting.plan is not None
+    own = Approval(
+        request_id=waiting.id, plan_hash=waiting.plan_hash, approver="U1", at=datetime.now(UTC), kind=Kind.REQUESTER
+    )
+    office.store.approve(waiting, waiting.plan, sign(office.store.key, own), make_entry(waiting, "U1", "approve"))
+    _, error = office.run(waiting)
+    assert isinstance(error, NotPermitted)
+    assert "another person's approval" in str(error)
+    assert office.untouched()
+
+
+def test_a_row_changed_after_its_approval_is_not_run(office: Office) -> None:
+    approved = office.approved(4)
+    with office.store._write() as connection:  # noqa: SLF001 - as above
+        connection.execute(update(t.requests).values(target=400))
+    _, error = office.run(replace(approved, target=400))
+    assert isinstance(error, NotPermitted)
+    assert "somebody changed its row" in str(error)
+    assert office.untouched()
+
+
+def test_a_run_with_another_number_than_was_approved_changes_nothing(office: Office) -> None:
+    approved = office.approved(4)
+    _, error = office.run(replace(approved, target=5))
+    assert isinstance(error, NotPermitted)
+    assert "the request is for game to 4" in str(error)
+    assert office.untouched()
+
+
+def test_two_runs_of_one_approval_are_one(office: Office) -> None:
+    approved = office.approved(4)
+    asked = to_scale_request(approved)
+    admit(office.store, office.settings, asked, RUN)
+    with pytest.raises(StateChanged):
+        admit(office.store, office.settings, asked, "run-2")
+    assert admit(office.store, office.settings, asked, RUN).row.state is State.RUNNING
+
+
+def test_a_run_of_a_finished_request_repeated_in_the_workflow_server_changes_nothing(office: Office) -> None:
+    approved = office.approved(4)
+    office.run(approved)
+    office.yard.scale(0)
+    report, error = office.run(approved, run_id="run-2")
+    assert isinstance(error, StateChanged)
+    assert report.serving == 0
+
+
+def test_a_fleet_that_drifted_sends_the_request_back_with_a_new_plan(office: Office) -> None:
+    approved = office.approved(8)
+    office.yard.scale(3)
+    _, error = office.run(approved)
+    assert "3 children count now, and 0 when it was approved" in str(error)
+    assert len(office.yard.names()) == 3
+    waiting = office.store.get(approved.id)
+    assert waiting.state is State.AWAITING
+    assert waiting.plan is not None
+    assert (waiting.plan.current, waiting.plan.forks) == (3, 5)
+    assert waiting.plan_hash != approved.plan_hash
+    again = office.desk.approve(APPROVER, waiting.token)
+    assert office.run(again, run_id="run-2")[0].ok
+
+
+def test_a_fleet_that_drifted_a_little_is_scaled_all_the_same(office: Office) -> None:
+    approved = office.approved(8)
+    office.yard.scale(2)
+    assert office.run(approved)[0].ok
+    assert len(office.yard.serving()) == 8
+
+
+def test_a_stale_button_approves_nothing(office: Office) -> None:
+    waiting = office.ask(4)
+    with pytest.raises(InvalidRequest, match="planned again since this button"):
+        office.desk.approve(APPROVER, waiting.token, plan_hash="0" * 32)
+    assert office.state(waiting) is State.AWAITING
+
+
+def test_the_first_click_wins_and_the_second_is_told(office: Office) -> None:
+    waiting = office.ask(4)
+    office.desk.approve(APPROVER, waiting.token)
+    with pytest.raises(StateChanged, match="is approved meanwhile"):
+        office.desk.deny(APPROVER, waiting.token, "no")
+
+
+def test_refusals_are_in_the_log(office: Office) -> None:
+    with pytest.raises(NotPermitted):
+        office.desk.ask(NOBODY, Scale("game", Amount(4)), where="C1", raw="scale game to 4")
+    entry = office.store.read_log()[-1].entry
+    assert (entry.who, entry.where, entry.raw, entry.decision) == ("U9", "C1", "scale game to 4", "refused")
+    with pytest.raises(NotPermitted):
+        office.desk.approve(ASKER, office.ask(4).token)
+    assert office.store.read_log()[-1].entry.decision == "refused"
+
+
+def test_break_glass_is_marked_in_the_log(office: Office) -> None:
+    waiting = office.ask(4)
+    office.desk.approve(ASKER, waiting.token, break_glass="nobody is awake")
+    entry = office.store.read_log()[-1].entry
+    assert (entry.decision, entry.detail) == ("break-glass", "nobody is awake")
+    assert office.run(office.store.get(waiting.id))[0].ok
+
+
+def test_a_role_taken_away_between_command_and_click_counts_no_more(office: Office) -> None:
+    waiting = office.ask(2)
+    office.settings = replace(office.settings, chatops=ChatopsSettings())
+    for person in (ASKER, APPROVER):
+        with pytest.raises(NotPermitted, match="no role"):
+            office.desk.approve(person, waiting.token)
+
+
+def test_a_change_is_resolved_once_and_stays(office: Office) -> None:
+    office.yard.scale(3)
+    command = Scale("game", Amount(2, relative=True))
+    request = office.desk.plan(office.desk.ask(ASKER, command)[0])
+    assert (request.target, request.change) == (5, None)
+    office.yard.scale(4)
+    again = office.desk.move(ASKER, request.token, When(datetime.now(UTC) + timedelta(hours=1), "Z"))
+    assert again.target == 5
+
+
+def test_a_number_that_cannot_be_fails_the_request_and_says_why(office: Office) -> None:
+    with pytest.raises(InvalidRequest, match="above this service's maximum"):
+        office.ask(99999)
+    office.desk.ask(ASKER, Scale("game", Amount(99999, relative=True)))
+    (drafted,) = office.store.list_requests(states=[State.DRAFTED])
+    failed = office.desk.plan(drafted)
+    assert failed.state is State.FAILED
+    assert "above this service's maximum" in failed.error
+
+
+def test_a_fleet_that_cannot_be_seen_leaves_the_request_as_it_was(office: Office) -> None:
+    drafted, _ = office.desk.ask(ASKER, Scale("game", Amount(4)))
+    office.yard.fake.fail("list_vms", Unavailable("no answer"))
+    with pytest.raises(Unavailable):
+        office.desk.plan(drafted)
+    assert office.state(drafted) is State.DRAFTED
+
+
+def test_retry_asks_for_the_missing_and_rollback_goes_back(office: Office) -> None:
+    office.yard.scale(2)
+    first = office.approved(6)
+    office.run(first)
+    back = office.desk.plan(office.desk.rollback(ASKER, first.token)[0])
+    assert (back.target, back.kind, back.parent) == (2, "rollback", first.id)
+    assert office.run(office.desk.approve(APPROVER, back.token), run_id="run-2")[0].ok
+    assert office.state(first) is State.ROLLED_BACK
+    again = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
+    assert (again.target, again.plan and again.plan.forks) == (6, 4)
+
+
+def test_what_is_cancelled_or_denied_does_not_run(office: Office) -> None:
+    cancelled = office.desk.cancel(ASKER, office.approved(4).token)
+    denied = office.desk.deny(APPROVER, office.ask(4).token, "not today")
+    for request in (cancelled, denied):
+        assert isinstance(office.run(request)[1], StateChanged)
+    assert office.untouched()
+    assert denied.error == "not today"
+
+
+def test_a_locked_service_takes_no_request_and_starts_no_run(office: Office) -> None:
+    approved = office.approved(4)
+    office.desk.lock(APPROVER, "game", "audit")
+    with pytest.raises(NotPermitted, match=r"game: is locked by U2 since .*: audit"):
+        office.ask(5)
+    _, error = office.run(approved)
+    assert "locked by U2: audit" in str(error)
+    assert office.state(approved) is State.AWAITING
+    warrant = make_warrant(office.settings, "direct-1", "game", 4, "local:root")
+    direct = replace(approved, id="direct-1")
+    _, error = office.run(direct, warrant=warrant)
+    assert "locked by U2: audit" in str(error)
+    assert office.untouched()
+    office.desk.unlock(APPROVER, "game")
+    assert office.run(office.desk.approve(APPROVER, approved.token))[0].ok
+
+
+def test_a_missed_start_is_asked_about_and_never_run_silently_late(office: Office) -> None:
+    soon = When(datetime.now(UTC) + timedelta(hours=2), "Europe/Berlin")
+    scheduled = office.approved(4, at=soon)
+    assert (scheduled.state, scheduled.start_at) == (State.SCHEDULED, soon.moment)
+    _, early = office.run(scheduled)
+    assert "its start is only at" in str(early)
+    scheduled = office.approved(4, at=soon)
+    missed = datetime.now(UTC) - timedelta(minutes=12)
+    assert scheduled.plan is not None
+    plan = replace(scheduled.plan, start_at=missed)
+    signed = sign(
+        office.store.key,
+        Approval(request_id=scheduled.id, plan_hash=plan.hash, approver="U2", at=missed, kind=Kind.OTHER),
+    )
+    office.store.keep(signed)
+    scheduled = office.store.amend(scheduled, start_at=missed, plan=plan)
+    _, late = office.run(scheduled)
+    assert "was missed by 12 min" in str(late)
+    assert office.untouched()
+    asked = office.store.get(scheduled.id)
+    assert (asked.state, asked.start_at) == (State.AWAITING, None)
+    assert office.run(office.desk.approve(APPROVER, asked.token))[0].ok
+
+
+def test_a_hold_goes_back_by_what_was_approved_and_by_nothing_else(office: Office) -> None:
+    office.yard.scale(1)
+    first = office.approved(4, hold=timedelta(minutes=30))
+    office.run(first)
+    (step,) = office.store.list_requests(parent=first.id)
+    assert (step.target, step.state, step.kind) == (1, State.SCHEDULED, "later")
+    assert step.start_at is not None
+    assert timedelta(minutes=29) < step.start_at - datetime.now(UTC) <= timedelta(minutes=30)
+    forged = office.store.amend(step, target=0)
+    _, error = office.run(forged)
+    assert "not part of what was approved" in str(error)
+    assert len(office.yard.serving()) == 4
+
+
+def test_a_direct_run_is_on_record_like_any_other(office: Office) -> None:
+    warrant = make_warrant(office.settings, "direct-1", "game", 2, "local:root")
+    direct = Request(
+        id="direct-1", service="game", target=2, requested_by="root", requested_at=datetime.now(UTC), reason="try"
+    )
+    assert office.run(direct, warrant=warrant)[0].ok
+    row = office.store.get("direct-1")
+    assert (row.state, row.origin, row.requested_by) == (State.SUCCEEDED, "cli", "local:root")
+    assert office.store.read_log()[0].entry.decision == "direct"
+    _, error = office.run(direct, warrant=warrant, run_id="run-2")
+    assert isinstance(error, StateChanged)
+
+
+def test_what_nobody_approves_in_time_expires(office: Office) -> None:
+    waiting = office.ask(4)
+    assert office.desk.sweep() == []
+    office.store.amend(waiting, plan_expires=datetime.now(UTC) - timedelta(seconds=1))
+    assert [request.id for request in office.desk.sweep()] == [waiting.id]
+    with pytest.raises(StateChanged):
+        office.desk.approve(APPROVER, waiting.token)
+    again, _ = office.desk.retry(ASKER, waiting.token)
+    assert again.state is State.DRAFTED
+
+
+def test_a_moved_start_must_be_approved_again(office: Office) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=2)
+    scheduled = office.approved(4, at=When(soon, "Z"))
+    moved = office.desk.move(ASKER, scheduled.token, When(soon + timedelta(hours=1), "Z"))
+    assert moved.state is State.AWAITING
+    assert moved.plan_hash != scheduled.plan_hash

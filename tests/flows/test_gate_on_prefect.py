@@ -1,0 +1,104 @@
+"""The served deployment on a real Prefect: a run that was only begun there is refused, an approved one gets through."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.runs import Progress, Runs
+from forkyard.approvals import Approval, Kind, sign
+from forkyard.model import ScaleRequest
+from forkyard.names import new_request_id
+from forkyard.requests import Need, Request, State
+from forkyard.requests.gate import make_entry
+from forkyard.requests.looking import to_scale_request
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.store import Store, open_store
+from forkyard.settings import Settings
+
+
+@pytest.fixture
+def runs(prefect_lab: Settings) -> Runs:
+    return Runs(prefect_lab.prefect.api_url)
+
+
+@pytest.fixture
+def store(prefect_lab: Settings) -> Iterator[Store]:
+    with open_store(prefect_lab) as opened:
+        yield opened
+
+
+def begin(lab: Settings, runs: Runs, request: ScaleRequest, at: datetime | None = None) -> str:
+    """As `Runs.start_scale`, and with these tests' own forkyard.toml, whatever the deployment's default is by now."""
+    parameters = {
+        "service": request.service,
+        "target": request.target,
+        "request_id": request.id,
+        "requested_by": request.requested_by,
+        "config": str(lab.state_dir.parent / "forkyard.toml"),
+    }
+    return runs.start("scale", parameters, name=request.id[:6], key=request.id, tags=["forkyard"], at=at)
+
+
+def follow(runs: Runs, run_id: str) -> list[Progress]:
+    return list(runs.follow(run_id))
+
+
+def put(store: Store, start_at: datetime | None) -> Request:
+    """An approved request: its fleet is not there, so its run can only come as far as the lease."""
+    request_id = new_request_id()
+    plan = PlanRecord(
+        request_id=request_id,
+        service="game",
+        current=0,
+        target=2,
+        forks=2,
+        retires=0,
+        removes=0,
+        start_at=start_at,
+    )
+    row = Request(
+        id=request_id,
+        state=State.AWAITING,
+        service="game",
+        target=2,
+        requested_by="U1",
+        requested_at=datetime.now(UTC),
+        start_at=start_at,
+        plan=plan,
+        need=Need.REQUESTER,
+    )
+    row, _ = store.add(row, make_entry(row, "U1", "scale"))
+    yes = Approval(request_id=row.id, plan_hash=plan.hash, approver="U1", at=datetime.now(UTC), kind=Kind.REQUESTER)
+    row = store.approve(row, plan, sign(store.key, yes), make_entry(row, "U1", "approve"))
+    return row if start_at is None else store.move(row, State.SCHEDULED, make_entry(row, "forkyard", "schedule"))
+
+
+def test_a_run_that_was_only_begun_in_prefect_is_refused(prefect_lab: Settings, runs: Runs, store: Store) -> None:
+    request = ScaleRequest(new_request_id(), "game", 2, "eve", datetime.now(UTC))
+    run_id = begin(prefect_lab, runs, request)
+    follow(runs, run_id)
+    result = runs.result(run_id)
+    assert result is not None
+    assert result["refused"] is True
+    assert "this run may not change anything: it is no request on record" in result["message"]
+    assert store.read_log(about=request.id)[-1].entry.decision == "refused"
+
+
+def test_an_approved_run_begins_at_its_moment_passes_the_gate_and_puts_its_end_on_record(
+    prefect_lab: Settings, runs: Runs, store: Store
+) -> None:
+    start = datetime.now(UTC) + timedelta(seconds=4)
+    row = put(store, start)
+    run_id = begin(prefect_lab, runs, to_scale_request(row), at=start)
+    assert begin(prefect_lab, runs, to_scale_request(row), at=start) == run_id
+    first, *_ = follow(runs, run_id)
+    assert first.state == "SCHEDULED"
+    entries = {logged.entry.action: logged for logged in store.read_log(about=row.id)}
+    assert {"start", "finish"} <= set(entries)
+    late = (entries["start"].at - start).total_seconds()
+    # Not early; how late is measured elsewhere, on a machine that does nothing else.
+    assert -1 < late < 60, late
+    ended = store.get(row.id)
+    assert (ended.state, ended.run_id) == (State.FAILED, run_id)
+    assert "http://127.0.0.1:1" in ended.error

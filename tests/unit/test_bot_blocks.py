@@ -1,0 +1,145 @@
+"""Every message that the bot can make is one that Slack takes: judged by slackblocks and the small Slack."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bot.answers import render_complaint, render_help, render_home, render_log
+from bot.messages import Message, Sight, render_request, stamp
+from flows.runs import Progress
+from forkyard.grammar import Complaint, parse
+from forkyard.names import new_request_id
+from forkyard.report import Report
+from forkyard.requests import Entry, Need, PlanRecord, Request, State
+from forkyard.requests.audit import Logged
+from forkyard.requests.plans import PlaceRecord
+from forkyard.usages import USAGES
+from lab.slack.limits import check_blocks
+from tests.support.pretend_prefect import make_children
+from tests.support.slack_blocks import judge
+
+NOW = datetime(2026, 11, 27, 5, tzinfo=UTC)
+# Markup, mentions, right-to-left marks, controls, emoji, and 3,000 characters of it.
+WORDS = st.text(max_size=60) | st.sampled_from(
+    ["<!channel>", "*_~`", "\u202egnp.exe", "a" * 3000, "", "|<@U1>|", "😀" * 400]
+)
+COUNT = st.integers(0, 2000)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> PlanRecord:
+    place = st.builds(PlaceRecord, parent=WORDS, host=WORDS, forks=COUNT, room=COUNT, limited_by=WORDS)
+    moment = st.integers(0, 10**6).map(lambda s: NOW + timedelta(seconds=s))
+    return PlanRecord(
+        request_id="r",
+        service="game",
+        current=draw(COUNT),
+        target=draw(COUNT),
+        forks=draw(COUNT),
+        retires=draw(COUNT),
+        removes=draw(COUNT),
+        places=tuple(draw(st.lists(place, max_size=9))),
+        notes=tuple(draw(st.lists(WORDS, max_size=9))),
+        later=tuple(draw(st.lists(st.tuples(moment, COUNT), max_size=12))),
+        expected_seconds=draw(st.none() | st.floats(0, 10**5)),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    result = {
+        "ok": True,
+        "wanted": 4,
+        "before": 0,
+        "serving": 3,
+        "seconds": 1.5,
+        "message": draw(WORDS),
+        "refused": False,
+    }
+    return Request(
+        id=new_request_id(),
+        state=draw(st.sampled_from(State)),
+        service="game",
+        target=draw(COUNT),
+        requested_by=draw(st.sampled_from(["U012AB3CD", "local:root", "calendar", "local:<x>"])),
+        requested_at=NOW,
+        reason=draw(WORDS),
+        start_at=draw(st.none() | st.just(NOW)),
+        zone=draw(st.sampled_from(["Z", "Europe/Berlin"])),
+        plan=draw(st.none() | plans()),
+        plan_expires=draw(st.none() | st.just(NOW)),
+        need=draw(st.sampled_from(Need)),
+        need_why=draw(WORDS),
+        run_id=draw(st.none() | st.just("11111111-2222-4333-8444-555555555555")),
+        result=draw(st.none() | st.just(result)),
+        error=draw(WORDS),
+        kind=draw(st.sampled_from(["", "retry", "rollback", "later"])),
+    )
+
+
+@st.composite
+def sights(draw: st.DrawFn) -> Sight:
+    stages = [f"{name} {draw(COUNT)} of {draw(COUNT)}" for name in ("forked", "serving", "draining")]
+    progress = Progress("RUNNING", draw(WORDS), draw(st.floats(0, 100)), ", ".join(stages))
+    children = make_children("abc123", draw(st.integers(0, 5)), failed=draw(st.integers(0, 2)))
+    report = Report("game", "r", 4, 0, 3, 1.5, ok=False, message=draw(WORDS), children=children)
+    return Sight(
+        request=draw(requests()),
+        progress=draw(st.none() | st.just(progress)),
+        report=draw(st.none() | st.just(report)),
+        approved_by=draw(st.sampled_from(["", "U012AB3CD"])),
+        run_url=draw(st.sampled_from(["", "http://127.0.0.1:14200/runs/flow-run/1"])),
+        kept=draw(st.booleans()),
+        trouble=draw(WORDS),
+    )
+
+
+def check(message: Message) -> None:
+    check_blocks(message.blocks, "message")
+    judge(message.blocks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sights())
+def test_a_request_in_any_state_is_a_message_that_slack_takes(sight: Sight) -> None:
+    message = render_request(sight)
+    check(replace(message, blocks=stamp(message, sight.request, NOW, sight.run_url)))
+    assert "<!channel>" not in str(message.blocks)
+    assert "\u202e" not in str(message.blocks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=300) | WORDS)
+def test_an_answer_to_anything_that_is_typed_is_a_message_that_slack_takes(text: str) -> None:
+    command = parse(text, NOW, "Z", ["game"])
+    if isinstance(command, Complaint):
+        check(render_complaint(command))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.builds(Entry, who=WORDS, action=WORDS, raw=WORDS, detail=WORDS, request_id=st.none() | WORDS), max_size=30
+    )
+)
+def test_a_log_of_anything_is_a_message_that_slack_takes(entries: list[Entry]) -> None:
+    check(render_log([Logged(seq, NOW, entry, "") for seq, entry in enumerate(entries)]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(requests(), max_size=40))
+def test_a_home_tab_of_any_requests_is_one_that_slack_takes(found: list[Request]) -> None:
+    check_blocks(render_home("U012AB3CD", found, found, found, {}), "home")
+
+
+def test_help_of_every_verb_is_a_message_that_slack_takes() -> None:
+    check(render_help(list(USAGES), None, ["game"]))
+    for verb in USAGES:
+        check(render_help(list(USAGES), verb, []))
+
+
+def test_the_same_request_gives_the_same_message() -> None:
+    sight = Sight(Request(id="r", service="game", target=4, requested_by="U1", requested_at=NOW))
+    assert render_request(sight) == render_request(sight)
