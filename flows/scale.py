@@ -21,6 +21,7 @@ from forkyard.report import Journal, Report, report_to_json
 from forkyard.requests.gate import RecordedGate
 from forkyard.settings import Settings, load_settings
 from forkyard.world import World, open_world
+from tasks.parents import start_ahead
 from tasks.work import Gate, Work
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ def scale_with(world: World, request: ScaleRequest, gate: Gate | None = None) ->
         report, error = scale_fleet(work, stages)
     work.gate.leave(report, error)
     publish(report)
+    if work.journal.plan is not None and error is None:
+        # Who asked has the report already.
+        start_ahead(work)
     return conclude(report, error)
 
 

@@ -79,6 +79,8 @@ class QemuSettings:
     """Bytes of host memory that placements leave alone."""
     memory_share: float = bounded(0.6, above=0, at_most=1)
     """Part of a parent's memory that a child is expected to make its own; placements count with it."""
+    standbys: int = bounded(4, at_least=0, at_most=256)
+    """QEMU processes that wait for the next forks of each parent: starting one takes longer than restoring it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,8 +399,9 @@ def _contradictions(settings: Settings) -> list[Problem]:
         problems.append(Problem(("run_dir",), text))
     ports = settings.lab
     numbers = [getattr(ports, name) for name in LAB_PORTS]
-    if len(set(numbers)) < len(numbers):
-        text = f": two of {', '.join(LAB_PORTS)} are the same."
+    same = [name for name, number in zip(LAB_PORTS, numbers, strict=True) if numbers.count(number) > 1]
+    if same:
+        text = f": two of the ports are the same: {', '.join(same)}."
         problems.append(Problem(("lab",), text))
     for name, service in settings.services.items():
         problems.extend(_service_contradictions(settings, name, service))

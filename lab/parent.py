@@ -36,6 +36,7 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
         if made_from in {None, image.fingerprint}:
             # Frozen already: this only looks whether its files are whole.
             hypervisor.freeze(frozen.id, timeout=FREEZE_TIMEOUT)
+            hypervisor.start_ahead(frozen.id, timeout=FREEZE_TIMEOUT)
             return False
         if frozen.children:
             progress(
@@ -50,6 +51,7 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
     )
     progress(f"{policy.parent}: quiescing the app and freezing the VM")
     _record(settings, hypervisor.freeze(parent, timeout=FREEZE_TIMEOUT), image)
+    hypervisor.start_ahead(parent, timeout=FREEZE_TIMEOUT)
     return True
 
 

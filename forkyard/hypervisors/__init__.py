@@ -1,9 +1,18 @@
 """What every hypervisor promises; the drivers beside this file keep it, and one contract suite tests them all."""
 
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from forkyard.model import ForkSpec, FrozenParent, Identity, IdentityReport, Placement, Stamp, Vm, VmId
+
+
+@runtime_checkable
+class StartsAhead(Protocol):
+    """A hypervisor that forks sooner when something of the next forks is done before they are asked for."""
+
+    def start_ahead(self, parent: VmId, *, timeout: timedelta) -> int:
+        """Have as many processes wait for forks of *parent* as the settings say; say how many do."""
+        ...
 
 
 class Hypervisor(Protocol):

@@ -104,8 +104,7 @@ def test_every_kind_of_value_is_read() -> None:
         ),
         (
             "[lab]\nconsul_port = 18080",
-            "my.toml: line 1: lab: two of load_balancer_port, consul_port, prefect_port, slack_port, vcenter_port are the "
-            "same.",
+            "my.toml: line 1: lab: two of the ports are the same: load_balancer_port, consul_port.",
         ),
         ("a = 1\nb = = 2", "my.toml: line 2: this is not TOML: Invalid value, in: b = = 2"),
         ("[qemu\n", "my.toml: line 1: this is not TOML: Expected ']' at the end of a table declaration, in: [qemu"),

@@ -192,6 +192,10 @@ class QemuHypervisor:
             self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
         return len(self._standbys.list_waiting(parent))
 
+    def start_ahead(self, parent: VmId, *, timeout: timedelta) -> int:
+        """Have as many processes wait for forks of the parent as `qemu.standbys` says."""
+        return self.warm(parent, self._settings.qemu.standbys, timeout=timeout)
+
     def cool(self, parent: VmId | None = None) -> int:
         """End the waiting processes of one parent, or of all; say how many were ended."""
         return self._standbys.remove(lambda instance: parent in {None, instance.parent})
