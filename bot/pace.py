@@ -22,8 +22,8 @@ class Weight(IntEnum):
     """What an edit is worth: the number is the part of the budget that it may leave unused, in edits."""
 
     END = 0
-    PHASE = 6
-    NUMBER = 14
+    PHASE = 10
+    NUMBER = 18
 
 
 class Pace:
