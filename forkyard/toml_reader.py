@@ -99,7 +99,7 @@ def merge_tables(below: Mapping[str, object], above: Mapping[str, object]) -> di
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        both = isinstance(value, dict) and isinstance(under, dict)
+        both = all(isinstance(one, dict) for one in (value, under))
         merged[key] = merge_tables(_table(under), _table(value)) if both else value
     return merged
 

@@ -121,6 +121,9 @@ def shorten(report: Report) -> dict[str, Any]:
     }
 
 
+STARTABLE = frozenset({State.APPROVED, State.SCHEDULED})
+
+
 def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:
     """
     Let the run of an approved request pass, and put it on record as running.
@@ -130,6 +133,16 @@ def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) 
         NotPermitted: no such request, another number, too early, no approval, one that is not genuine, or not enough.
         StateChanged: it is over, cancelled, or another run has begun it.
     """
+    while True:
+        try:
+            return _admit_once(store, settings, request, run_id)
+        except StateChanged as error:
+            # Whoever started this run may write its id into the row at this very moment: that is no reason to refuse.
+            if error.now.state not in STARTABLE or error.now.run_id not in {None, run_id}:
+                raise
+
+
+def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:
     try:
         row = store.get(request.id)
     except NotFound as error:
@@ -138,7 +151,7 @@ def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) 
         raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}."))
     if row.state is State.RUNNING and row.run_id == run_id:
         return Admission(store, settings, row)  # the same run once more: it looks before it makes
-    if row.state not in {State.APPROVED, State.SCHEDULED}:
+    if row.state not in STARTABLE:
         _refuse(store, request, run_id, f"it is {row.state.value}.")
         raise StateChanged(row, State.RUNNING)
     if row.run_id not in {None, run_id}:
