@@ -33,7 +33,7 @@ down: ## Stop the lab and everything in it; frozen parents stay on disk (root)
 
 test: ## Lint and test everything with real parts, as CI does (root, up to 40 minutes)
 	@bin/bootstrap test
-	@$(MAKE) lint types imports
+	@$(MAKE) lint types imports vcenter
 	@$(BIN)/pytest
 
 check: ## Format, then lint, types, imports and unit tests, in seconds (root once, to install)

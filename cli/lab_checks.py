@@ -122,6 +122,30 @@ def _find_trouble(hypervisor: Hypervisor, parent: FrozenParent) -> str:
     return ""
 
 
+def check_vcenter(settings: Settings) -> Iterable[Finding]:
+    """It answers, knows us, and each of its usable hosts has a parent; nothing when no service runs on it."""
+    services = [name for name, one in sorted(settings.services.items()) if one.hypervisor == "vsphere"]
+    if not services:
+        return
+    from forkyard.hypervisors.vsphere.driver import VsphereHypervisor  # noqa: PLC0415 - as above
+
+    vsphere = settings.vsphere
+    if not vsphere.verify and not vsphere.thumbprint:
+        step = "Name its CA in vsphere.ca_file, or its fingerprint in vsphere.thumbprint."
+        yield warned("vcenter's certificate", "is not checked: anybody on the way can read the password", step)
+    hypervisor = VsphereHypervisor(settings)
+    try:
+        yield passed("vcenter", f"{vsphere.url}: {hypervisor.describe()}, as {vsphere.user}")
+        for service in services:
+            bare = sorted(hypervisor.list_hosts() - {parent.host for parent in hypervisor.list_parents(service)})
+            if bare:
+                shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > len(bare[:5]) else "")
+                step = "Children are made only where a parent is: docs/vsphere.md, parts 2 and 3."
+                yield warned(f"parents: {service}", f"no frozen parent on {shown}", step)
+    finally:
+        hypervisor.close()
+
+
 def check_orphans(settings: Settings) -> Iterable[Finding]:
     """What nobody owns."""
     from forkyard.phases import observe_fleet  # noqa: PLC0415 - as above
@@ -202,6 +226,7 @@ LAB_CHECKS: tuple[Check, ...] = (
     check_consul,
     check_nginx,
     check_prefect,
+    check_vcenter,
     check_parents,
     check_orphans,
 )

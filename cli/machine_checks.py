@@ -69,7 +69,10 @@ def check_disk(settings: Settings) -> Iterable[Finding]:
 
 
 def check_qemu(settings: Settings) -> Iterable[Finding]:
-    """QEMU, its tools, and whether KVM truly works."""
+    """QEMU, its tools, and whether KVM truly works; nothing when no service runs on it."""
+    services = settings.services.values()
+    if services and all(service.hypervisor != "qemu" for service in services):
+        return
     for program in ("qemu-system-x86_64", "qemu-img"):
         yield _check_program(program, ("--version",), "QEMU forks the VMs")
     if shutil.which("qemu-system-x86_64") is None:

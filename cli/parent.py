@@ -1,7 +1,8 @@
 """`forkyard parent`: build, freeze, list, verify and remove the VMs that children are forked from."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TypeVar
 from cli.failures import require_root
 from cli.output import emit, make_console, say
 from cli.shapes import Json
-from forkyard.errors import InvalidRequest, PermanentError
+from forkyard.errors import InvalidRequest, NotFound, PermanentError
+from forkyard.hypervisors import Hypervisor
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
 from forkyard.model import FrozenParent, VmId
 from forkyard.settings import Settings, load_settings
@@ -47,7 +49,8 @@ def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
     require_root("forkyard parent freeze")
     say(f"{name}: quiescing the app and freezing the VM")
     started = time.monotonic()
-    frozen = QemuHypervisor(settings).freeze(VmId(name), timeout=FREEZE_TIMEOUT)
+    with _opened(settings) as hypervisors:
+        frozen = _freeze_somewhere(hypervisors, name)
     seconds = round(time.monotonic() - started, 3)
     if as_json:
         emit(_parent_shape(frozen) | {"seconds": seconds})
@@ -58,7 +61,8 @@ def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
 
 def run_list(config: Path | None, *, as_json: bool) -> int:
     """List the frozen parents."""
-    parents = QemuHypervisor(load_settings(config)).list_parents()
+    with _opened(load_settings(config)) as hypervisors:
+        parents = [parent for hypervisor in hypervisors for parent in hypervisor.list_parents()]
     if as_json:
         emit({"parents": [_parent_shape(parent) for parent in parents]})
         return 0
@@ -99,6 +103,28 @@ def run_remove(config: Path | None, name: str, *, yes: bool, as_json: bool) -> i
     else:
         make_console().print(f"{name}: removed")
     return 0
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[list[Hypervisor]]:
+    """Open the hypervisors that forkyard.toml names; QEMU when it names none."""
+    names = {service.hypervisor for service in settings.services.values()} or {"qemu"}
+    found: list[Hypervisor] = [QemuHypervisor(settings)] if "qemu" in names else []
+    with ExitStack() as stack:
+        if "vsphere" in names:
+            from forkyard.hypervisors.vsphere.driver import VsphereHypervisor  # noqa: PLC0415 - only when it is used
+
+            vsphere = VsphereHypervisor(settings)
+            stack.callback(vsphere.close)
+            found.append(vsphere)
+        yield found
+
+
+def _freeze_somewhere(hypervisors: list[Hypervisor], name: str) -> FrozenParent:
+    for hypervisor in hypervisors[:-1]:
+        with suppress(NotFound):
+            return hypervisor.freeze(VmId(name), timeout=FREEZE_TIMEOUT)
+    return hypervisors[-1].freeze(VmId(name), timeout=FREEZE_TIMEOUT)
 
 
 def confirm(question: str) -> None:

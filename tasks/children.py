@@ -13,6 +13,7 @@ from prefect import task
 from forkyard.errors import ForkyardError, NotReady, VerificationFailed
 from forkyard.model import ForkSpec, Identity, Outcome, Phase, Registration, Stamp, Step, Vm, VmId
 from forkyard.names import make_fork_id
+from forkyard.settings import Settings
 from tasks.options import BATCH
 from tasks.work import Work
 
@@ -77,6 +78,11 @@ def _customize(work: Work, forked: Outcome[Vm]) -> Outcome[Vm]:
 
 
 def make_identity(work: Work, vm: Vm) -> Identity:
+    """Make the identity of a forked child of the service that is scaled."""
+    return make_bare_identity(work.world.settings, vm)
+
+
+def make_bare_identity(settings: Settings, vm: Vm) -> Identity:
     """
     Make the identity of a forked child.
 
@@ -85,12 +91,11 @@ def make_identity(work: Work, vm: Vm) -> Identity:
     if vm.address is None or vm.mac is None:
         text = f"{vm.name}: the hypervisor has given it no address or MAC yet"
         raise NotReady(text)
-    settings = work.world.settings
-    network, gateway = settings.network_of(work.service)
+    network, gateway = settings.network_of(vm.stamp.service)
     return Identity(
         fork_id=vm.stamp.fork_id,
         request_id=vm.stamp.request_id,
-        service=work.service,
+        service=vm.stamp.service,
         name=vm.name,
         mac=vm.mac,
         address=f"{vm.address}/{network.prefixlen}",

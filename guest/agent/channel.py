@@ -17,6 +17,7 @@ from typing import Protocol
 
 from forkyard import wire
 from guest.agent.errors import AgentError, ConfigError
+from guest.agent.guestinfo import RPCTOOL, GuestinfoChannel
 from guest.agent.waiting import wait_for
 
 CHUNK = 64 * 1024
@@ -43,7 +44,9 @@ def open_channel(name: str, *, timeout: float = 60.0) -> Channel:
         return VirtioChannel(Path("/dev/virtio-ports") / place, timeout=timeout)
     if kind == "unix":
         return UnixChannel(Path(place))
-    text = f"channel {name!r}: not virtio:NAME or unix:PATH"
+    if kind == "guestinfo":
+        return GuestinfoChannel(Path(place) if place else RPCTOOL)
+    text = f"channel {name!r}: not virtio:NAME, guestinfo or unix:PATH"
     raise ConfigError(text)
 
 

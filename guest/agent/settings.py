@@ -52,7 +52,7 @@ class AgentSettings:
     app: AppSettings
     consul: ConsulSettings = ConsulSettings()
     channel: str = f"virtio:{wire.PORT_NAME}"
-    """`virtio:NAME`, or `unix:PATH` to try the agent outside of a VM."""
+    """`virtio:NAME` under QEMU, `guestinfo` under vSphere, or `unix:PATH` to try the agent outside of a VM."""
     interface: str = "eth0"
     """The device that gets the child's MAC and address."""
     docker: str = "unix:///var/run/docker.sock"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from guest.install.distribution import InstallError
-from guest.install.installer import AppHooks, install_agent, start_now
+from guest.install.installer import AppHooks, choose_channel, install_agent, start_now
 
 log = logging.getLogger("guest.install")
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
             wheels=asked.wheels,
             app=AppHooks(asked.container, asked.port, asked.warm),
             interface=asked.interface,
+            channel=asked.channel or choose_channel(asked.root),
             progress=log.info,
         )
         if asked.root == Path("/"):
@@ -43,6 +44,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--container", required=True, help="name of the app's container")
     parser.add_argument("--port", type=int, required=True, help="the app's port inside its container")
     parser.add_argument("--warm", default="", help="path that the app warms itself by, if it has one")
+    parser.add_argument("--channel", help="how the host is heard: guestinfo under vSphere, virtio:NAME under QEMU")
     parser.add_argument("--interface", default="eth0", help="network device that gets the child's identity")
     return parser.parse_args(arguments)
 

@@ -22,6 +22,7 @@ FILES = Path(__file__).parent / "files"
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 HOME = "opt/forkyard"
 CONSUL_PLACES = ("usr/bin/consul", "usr/local/bin/consul")
+NETWORKD = "etc/systemd/network"
 UNITS = ("forkyard-agent.service", "forkyard-consul.service")
 DOCSTRING_ONLY = '"""The part of forkyard that a guest shares with its host."""\n'
 
@@ -44,11 +45,14 @@ def install_agent(
     wheels: Path | None = None,
     app: AppHooks | None = None,
     interface: str = "eth0",
+    channel: str = f"virtio:{wire.PORT_NAME}",
     progress: Progress = lambda _text: None,
 ) -> None:
     """
     Install the agent, its libraries and a Consul agent below *root*, enabled at boot.
 
+    *channel* is how the host is heard: the default under QEMU, `guestinfo` under vSphere. Where systemd-networkd
+    is (as in Photon OS) it is told to leave *interface* alone: it would take the child's address away again.
     *consul* is Consul's program; None takes the one that is in *root* already. *wheels* is a directory to
     take the libraries from; None takes them from this machine's package index. With *root* other than /
     nothing is run in there but its own Python, to compile what was installed.
@@ -65,7 +69,9 @@ def install_agent(
     progress("Consul, units and configuration")
     _put_consul(root, consul)
     install_units(root)
-    _write(root / "etc/forkyard/agent.toml", render_config(app or AppHooks(), interface))
+    _write(root / "etc/forkyard/agent.toml", render_config(app or AppHooks(), interface, channel))
+    if (root / NETWORKD).is_dir():
+        _write(root / NETWORKD / "05-forkyard.network", render_unmanaged(interface))
     _copy(FILES / "forkyard.conf", root / "etc/tmpfiles.d/forkyard-agent.conf", 0o644)
     progress("compiling")
     _compile(root, python)
@@ -132,13 +138,26 @@ def install_units(root: Path) -> None:
         wanted.symlink_to(f"/etc/systemd/system/{name}")
 
 
-def render_config(app: AppHooks, interface: str) -> str:
+def render_config(app: AppHooks, interface: str, channel: str = f"virtio:{wire.PORT_NAME}") -> str:
     """The text of agent.toml."""
     return (
-        f'interface = "{interface}"\n\n'
+        f'interface = "{interface}"\nchannel = "{channel}"\n\n'
         f'[app]\ncontainer = "{app.container}"\nport = {app.port}\nwarm = "{app.warm}"\n\n'
         f'[consul]\nbinary = "/{HOME}/bin/consul"\n'
     )
+
+
+def choose_channel(root: Path) -> str:
+    """How the host is heard where nobody says: by guestinfo in the running guest of a vSphere, else by virtio."""
+    vendor = Path("/sys/class/dmi/id/sys_vendor")
+    if root == Path("/") and vendor.exists() and vendor.read_text().startswith("VMware"):
+        return "guestinfo"
+    return f"virtio:{wire.PORT_NAME}"
+
+
+def render_unmanaged(interface: str) -> str:
+    """The text of a systemd.network(5) file that keeps systemd-networkd off the device; the agent sets it up."""
+    return f"# Written by forkyard's installer.\n[Match]\nName={interface}\n\n[Link]\nUnmanaged=yes\n"
 
 
 def start_now(progress: Progress) -> None:

@@ -105,6 +105,15 @@ class VsphereHypervisor:
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
         return make_placements(parents, inventory, self._vsphere, addresses=free)
 
+    def list_hosts(self) -> set[str]:
+        """The names of all hosts that children could run on now."""
+        return {host.name for host in self._look(younger_than=LOOK_SHARED).hosts.values() if host.usable}
+
+    def describe(self) -> str:
+        """What vCenter calls itself."""
+        about = self.session.content.about
+        return f"{about.fullName}, API {about.apiVersion}"
+
     # Parents
 
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
