@@ -110,7 +110,7 @@ BENCHES = _benches(
         15,
         _LEAST,
         1,
-        "cli.bench.driver",
+        "cli.bench.cold",
         "measure_cold_boot",
     ),
     Bench(

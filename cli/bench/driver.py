@@ -1,4 +1,4 @@
-"""Benches of the hypervisor alone: fork-100 with small VMs, and cold-boot with the game's own."""
+"""The bench of the hypervisor alone: fork-100 with small VMs."""
 
 import os
 import secrets
@@ -13,9 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.bench import Context, Json, Run
-from cli.bench.fleet import measure_scale_4
 from cli.bench.parts import SERVICE
-from cli.parent import BOOT_TIMEOUT, build_guest_image
 from forkyard.errors import PermanentError
 from forkyard.hypervisors.qemu.children import ChildStore
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
@@ -38,37 +36,6 @@ def measure_fork_100(context: Context) -> Sequence[Run]:
     """100 forks by the driver, over the bare loop in the same run: start, restore, first answer, the next."""
     with _small_parent(context) as settings:
         return [_fork_once(context, settings) for _ in range(context.runs)]
-
-
-def measure_cold_boot(context: Context) -> Sequence[Run]:
-    """Booting four of the game's VMs at once from cold, over forking four through the whole flow."""
-    runs = []
-    for _ in range(context.runs):
-        (forked,) = measure_scale_4(replace(context, runs=1))
-        cold = _boot_four(context)
-        runs.append(
-            Run(cold / forked.value, {"cold_seconds": round(cold, 3), "forked_seconds": round(forked.value, 3)})
-        )
-    return runs
-
-
-def _boot_four(context: Context) -> float:
-    policy = context.settings.service(SERVICE)
-    image = build_guest_image(context.settings, memory_mib=policy.memory_mib, again=False)
-    with _apart(context.settings) as settings, ThreadPoolExecutor(4) as pool:
-        hypervisor = QemuHypervisor(settings)
-        names = [f"cold-{number}" for number in range(1, 5)]
-        context.say("booting four cold, at the same time")
-        started = time.monotonic()
-        try:
-            # Until the app is warm and the agent waits; they would still have to register, so the figure flatters them.
-            booting = [pool.submit(hypervisor.start_parent, image, n, SERVICE, timeout=BOOT_TIMEOUT) for n in names]
-            for one in booting:
-                one.result()
-            return time.monotonic() - started
-        finally:
-            for name in names:
-                hypervisor.remove_parent(VmId(name), timeout=PATIENCE)
 
 
 def _fork_once(context: Context, settings: Settings) -> Run:
@@ -146,7 +113,7 @@ def _small_parent(context: Context) -> Iterator[Settings]:
     from lab.small_vm import build_small_image  # noqa: PLC0415 - this bench only
 
     image = build_small_image(context.settings.cache_dir)
-    with _apart(context.settings) as settings:
+    with apart(context.settings) as settings:
         hypervisor = QemuHypervisor(settings)
         context.say("a small parent")
         try:
@@ -158,7 +125,7 @@ def _small_parent(context: Context) -> Iterator[Settings]:
 
 
 @contextmanager
-def _apart(settings: Settings) -> Iterator[Settings]:
+def apart(settings: Settings) -> Iterator[Settings]:
     """Give the same settings with directories of their own, so that no flow and no reaper sees what is made here."""
     run_dir = Path(tempfile.gettempdir()) / f"fyb-{os.getpid()}-{secrets.token_hex(2)}"
     settings.state_dir.mkdir(parents=True, exist_ok=True)
