@@ -99,8 +99,10 @@ def merge_tables(below: Mapping[str, object], above: Mapping[str, object]) -> di
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        both = all(isinstance(one, dict) for one in (value, under))
-        merged[key] = merge_tables(_table(under), _table(value)) if both else value
+        if isinstance(value, dict) and isinstance(under, dict):
+            merged[key] = merge_tables(cast("dict[str, object]", under), cast("dict[str, object]", value))
+        else:
+            merged[key] = value
     return merged
 
 

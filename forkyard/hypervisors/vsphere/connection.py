@@ -24,8 +24,8 @@ FIRST_VERSION = "vim.version.version12"
 """vSphere 6.7, the first with Instant Clone; asking a server what it is works with any."""
 _OLDEST = (6, 7)
 _ALGORITHMS = {40: "sha1", 64: "sha256"}
-_POOL = 64
-"""Idle connections that are kept: as many as calls are usually in flight."""
+_POOL = 512
+"""Idle connections that are kept: as many as calls are ever in flight, because each new one costs a handshake."""
 
 
 class WrongCertificate(Exception):

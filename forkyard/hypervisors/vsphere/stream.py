@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 TASK_PATHS = ("info.state", "info.result", "info.error")
 _LOOK = 0.5
 """Seconds between two looks at the end of the stream while somebody waits."""
+_GATHER = 0.02
+"""Seconds in which what is to be watched gathers for one change of the list."""
 _PAUSE = 0.5
 """Seconds until the next try after vCenter went away."""
 
@@ -294,6 +296,7 @@ class UpdateStream:
                     self._listed = listed
                 for key in gone - self._wanted:
                     self._latest.pop(key, None)
+            self._stop.wait(_GATHER)
 
     def _as_reference(self, key: str) -> Managed:
         kind, _, moid = key.partition(":")
