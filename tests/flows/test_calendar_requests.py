@@ -227,11 +227,12 @@ def test_an_end_that_was_approved_with_its_start_runs_without_another_approval(o
     (end,) = office.store.list_requests(parent=first.id)
     # As if its time had come: the plan, its approval and the step, all two hours earlier.
     assert first.plan is not None
-    plan = replace(first.plan, later=((NOW, 1),))
-    signed = Approval(request_id=first.id, plan_hash=plan.hash, approver="U2", at=NOW, kind=Kind.OTHER)
+    now = datetime.now(UTC).replace(microsecond=0)
+    plan = replace(first.plan, later=((now, 1),))
+    signed = Approval(request_id=first.id, plan_hash=plan.hash, approver="U2", at=now, kind=Kind.OTHER)
     office.store.keep(sign(office.store.key, signed))
     office.store.amend(first, plan=plan)
-    report, error = office.run(office.store.amend(end, start_at=NOW), run_id="run-2")
+    report, error = office.run(office.store.amend(end, start_at=now), run_id="run-2")
     assert (report.ok, error) == (True, None)
     assert len(office.yard.serving()) == 1
 
