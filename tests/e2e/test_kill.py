@@ -9,6 +9,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from forkyard.balancer.nginx import NginxBalancer
+from forkyard.hypervisors.qemu.instance import get_process, read_instance
 from lab.daemons import call_inside
 from tests.support.lab import Lab, until
 
@@ -89,8 +90,12 @@ def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
 
 
 def _standbys(lab: Lab) -> set[int]:
-    directory = lab.settings.state_dir / "standby"
-    return {int(path.read_text().split()[0]) for path in (directory.glob("*/pid") if directory.exists() else ())}
+    """The processes that wait for the next forks, as many as the settings allow and no more."""
+    places = (lab.settings.state_dir / "standby").glob("[!.]*")
+    instances = [read_instance(lab.settings.run_dir, place) for place in places]
+    processes = [get_process(instance) for instance in instances if instance is not None]
+    assert len(processes) <= lab.settings.qemu.standbys
+    return {process.pid for process in processes if process is not None}
 
 
 def _taps(lab: Lab) -> list[str]:
