@@ -71,22 +71,25 @@ def _kill_tree(flow: psutil.Process) -> None:
 
 
 def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
-    run, state = str(lab.settings.run_dir), str(lab.settings.state_dir)
-    qemus = {
-        process.pid
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"].startswith("qemu-system")
-        and any(run in w or state in w for w in process.info["cmdline"])
-    }
-    assert qemus - _standbys(lab) == pids
+    # The run has reported, and may still be starting what waits for the next forks.
+    until(lambda: _qemus(lab) - _standbys(lab) == pids, seconds=30, what="no other QEMU than the children's")
     assert {path.name for path in (lab.settings.state_dir / "vms").iterdir() if path.is_dir()} == names
     entries = httpx.get(f"{lab.settings.consul.url}/v1/catalog/service/game", timeout=10).json()
     assert {entry["Node"] for entry in entries} == names
     upstream = NginxBalancer(lab.settings.nginx).upstream("game")
     assert upstream is not None
     assert {server.name for server in upstream.servers} == names
-    taps = _taps(lab)
-    assert len(taps) == len(names) + len(_standbys(lab))
+    assert len(_taps(lab)) == len(names) + len(_standbys(lab))
+
+
+def _qemus(lab: Lab) -> set[int]:
+    run, state = str(lab.settings.run_dir), str(lab.settings.state_dir)
+    return {
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"].startswith("qemu-system")
+        and any(run in word or state in word for word in process.info["cmdline"])
+    }
 
 
 def _standbys(lab: Lab) -> set[int]:
