@@ -79,7 +79,7 @@ def _assert_nothing_stray(lab: Lab, names: set[str], pids: set[int]) -> None:
     upstream = NginxBalancer(lab.settings.nginx).upstream("game")
     assert upstream is not None
     assert {server.name for server in upstream.servers} == names
-    assert len(_taps(lab)) == len(names) + len(_standbys(lab))
+    until(lambda: len(_taps(lab)) == len(names) + len(_standbys(lab)), seconds=30, what="no other device either")
 
 
 def _qemus(lab: Lab) -> set[int]:
