@@ -29,8 +29,8 @@ UNSERVED = timedelta(seconds=30)
 LOOKED_AT = 100
 """Most runs in one look: Prefect gives at most 200 rows at once, and a run has two artifacts."""
 
-BUSY = timedelta(seconds=20)
-"""How long a server that answers "not now" is asked again."""
+BUSY = timedelta(seconds=40)
+"""How long a server that answers "not now", or not in time, is asked again."""
 
 QUIET = timedelta(hours=1)
 """A run that has not changed for so long is no longer followed."""
@@ -78,9 +78,9 @@ class Runs:
         self._busy = busy
 
     def is_up(self) -> bool:
-        """Whether the server answers."""
+        """Whether the server answers; one that is only slow is given time."""
         try:
-            self._ask("GET", "/health", None, "")
+            self._call("GET", "/health")
         except ForkyardError:
             return False
         return True
@@ -238,6 +238,10 @@ class Runs:
         except HTTPError as error:
             raise self._refused(error, missing or path, f"{verb} {path}") from error
         except (OSError, HTTPException, ValueError) as error:
+            if isinstance(getattr(error, "reason", error), TimeoutError):
+                # Somebody listens: on SQLite one long write makes all others wait.
+                text = f"Prefect at {self._base} does not answer {verb} {path} within {self._timeout:g} s"
+                raise Unavailable(text) from error
             raise ServerAway(self._base, error) from error
 
     def _refused(self, error: HTTPError, missing: str, call: str) -> ForkyardError:
