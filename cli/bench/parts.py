@@ -20,6 +20,8 @@ from forkyard.world import open_world
 
 SERVICE = "game"
 COMMAND_TIMEOUT = timedelta(minutes=10)
+_UNDER_WAY = timedelta(seconds=5)
+"""What is younger may be a process that the run before starts ahead right now; what was killed is older."""
 
 
 def command(context: Context, *arguments: str) -> list[str]:
@@ -69,7 +71,7 @@ def find_excess(context: Context, wanted: int) -> list[str]:
         fleet = observe_fleet(world)
         upstream = world.balancer.upstream(SERVICE)
         keeper = world.hypervisor if isinstance(world.hypervisor, LeavesRemnants) else None
-        remnants = keeper.list_strays(older_than=timedelta()) if keeper is not None else ()
+        remnants = keeper.list_strays(older_than=_UNDER_WAY) if keeper is not None else ()
     names = {child.vm.name for child in fleet.children}
     servers = {server.name for server in upstream.servers} if upstream is not None else set()
     found = []
