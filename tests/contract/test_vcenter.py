@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 
-import httpx
 import pytest
 
 from forkyard.waiting import wait_for
@@ -25,7 +24,7 @@ from tests.support.plain_vsphere import (
     vim,
     vmodl,
 )
-from tests.support.vcenter import RunningVCenter, running_vcenter
+from tests.support.vcenter import RunningVCenter, is_refused, play, running_vcenter
 
 PORT = 18081
 PARENT = "game-parent-esx-01"
@@ -48,20 +47,6 @@ def vcenter(shared: RunningVCenter) -> Iterator[RunningVCenter]:
 def content(vcenter: RunningVCenter) -> Iterator[Managed]:
     with logged_in(vcenter.door) as content:
         yield content
-
-
-def play(address: str) -> Managed:
-    answer = httpx.get(f"http://{address}:{PORT}/", headers={"Accept": "application/json"}, timeout=5, trust_env=False)
-    answer.raise_for_status()
-    return answer.json()
-
-
-def is_refused(address: str) -> bool:
-    try:
-        play(address)
-    except httpx.ConnectError:
-        return True
-    return False
 
 
 def test_a_fork_runs_on_its_parents_host_with_the_uuid_and_values_that_were_given(content: Managed) -> None:
@@ -87,12 +72,12 @@ def test_a_guest_plays_only_once_it_is_identified_and_its_nic_is_connected(conte
     child = fork(content, PARENT)
     identified = ask_guest(child, "identify", identity=make_identity(child, "127.31.0.9"))
     assert all(point["proved"] for point in identified["report"]["points"])
-    assert is_refused("127.31.0.9")
+    assert is_refused("127.31.0.9", PORT)
     assert ask_guest(child, "network", edit=connect_nic(child))["addresses"] == ["127.31.0.9"]
-    seen = play("127.31.0.9")
+    seen = play("127.31.0.9", PORT)
     assert (seen["child"], seen["fork_id"], seen["served"]) == (child.name, child.config.uuid, 1)
     destroy(child)
-    assert is_refused("127.31.0.9")
+    assert is_refused("127.31.0.9", PORT)
     assert find_entity(content, seen["child"]) is None
 
 
@@ -103,7 +88,7 @@ def test_a_guest_whose_nic_has_another_mac_cannot_prove_its_identity(content: Ma
     assert not answer["ok"]
     assert answer["error"].startswith("mac: ")
     assert not ask_guest(child, "network", edit=connect_nic(child))["ok"]
-    assert is_refused("127.31.0.10")
+    assert is_refused("127.31.0.10", PORT)
 
 
 def test_the_same_name_twice_is_a_duplicate(content: Managed) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from forkyard.model import Server, Upstream
@@ -34,7 +33,7 @@ from tests.support.plain_vsphere import (
     vim,
     vmodl,
 )
-from tests.support.vcenter import RunningVCenter, find_govc, running_vcenter
+from tests.support.vcenter import RunningVCenter, find_govc, is_refused, play, running_vcenter
 
 PORT = 18082
 PARENT = "game-parent-esx-01"
@@ -59,20 +58,6 @@ def content(vcenter: RunningVCenter) -> Iterator[Managed]:
         yield content
 
 
-def play(address: str) -> Managed:
-    answer = httpx.get(f"http://{address}:{PORT}/", headers={"Accept": "application/json"}, timeout=5, trust_env=False)
-    answer.raise_for_status()
-    return answer.json()
-
-
-def is_refused(address: str) -> bool:
-    try:
-        play(address)
-    except httpx.ConnectError:
-        return True
-    return False
-
-
 def test_a_restart_forgets_sessions_and_keeps_machines_and_guests(vcenter: RunningVCenter) -> None:
     with logged_in(vcenter.door) as content:
         child = fork(content, PARENT)
@@ -81,7 +66,7 @@ def test_a_restart_forgets_sessions_and_keeps_machines_and_guests(vcenter: Runni
         vcenter.begin_restart(0.4)
         with pytest.raises((OSError, http.client.HTTPException)):
             assert child.name
-        assert play("127.31.0.20")["child"] == name
+        assert play("127.31.0.20", PORT)["child"] == name
         wait_for(lambda: vcenter.state()["mode"] == "serving" or None, what="the restart", timeout=SOON)
         with pytest.raises(vim.fault.NotAuthenticated):
             assert child.name
@@ -147,14 +132,14 @@ def test_a_guest_without_our_agent_is_customized_by_its_tools(content: Managed) 
     manager = content.guestCustomizationManager
     finish(manager.CustomizeGuest_Task(vm=child, auth=auth, spec=spec))
     assert child.guest.hostName == "plain-1"
-    assert is_refused("127.31.0.40")
+    assert is_refused("127.31.0.40", PORT)
     with pytest.raises(vim.fault.InvalidState):
         finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
     edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=connect_nic(child))
     finish(child.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
     finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
     assert child.guest.ipAddress == "127.31.0.40"
-    assert play("127.31.0.40")["child"] == "plain-1"
+    assert play("127.31.0.40", PORT)["child"] == "plain-1"
 
 
 @pytest.mark.parametrize("when", ["late", "lost"])

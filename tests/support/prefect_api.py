@@ -6,7 +6,7 @@ It fails loudly on a call that it does not know, as the real one would answer 40
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +73,17 @@ class Script:
 @contextmanager
 def scripted_api(script: Script) -> Iterator[str]:
     """Serve the script on a free port of 127.0.0.1; gives the API's URL."""
+    with serving_api(lambda verb, path, body: (200, script.answer(verb, path, body))) as url:
+        yield url
+
+
+Answer = Callable[[str, str, dict[str, Any]], tuple[int, Any]]
+"""From a call's verb, path and body to a status and what is answered; KeyError: there is no such call."""
+
+
+@contextmanager
+def serving_api(answer: Answer, port: int = 0) -> Iterator[str]:
+    """Serve *answer* as JSON on 127.0.0.1, 0: on a free port; gives the API's URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -84,10 +95,10 @@ def scripted_api(script: Script) -> Iterator[str]:
 
         def _serve(self, body: dict[str, Any]) -> None:
             try:
-                code, answer = 200, script.answer(self.command, self.path, body)
+                code, said = answer(self.command, self.path, body)
             except KeyError as error:
-                code, answer = 404, {"detail": f"no such call: {error}"}
-            data = json.dumps(answer).encode()
+                code, said = 404, {"detail": f"no such call: {error}"}
+            data = json.dumps(said).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -96,9 +107,9 @@ def scripted_api(script: Script) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, name="scripted-api")
+    thread = threading.Thread(target=server.serve_forever, name="pretended-api")
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/api"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from forkyard.report import ChildReport, Interval, Report, report_to_json
 from forkyard.requests.gate import Admission, admit
 from forkyard.requests.store import Store
 from forkyard.settings import Settings
+from tests.support.prefect_api import serving_api
 
 STAGES = ("forked", "identified", "registered", "ready", "serving")
 
@@ -167,35 +167,8 @@ def _shape(run: Run) -> dict[str, Any]:
 def serving_prefect(prefect: PretendPrefect, port: int = 0) -> Iterator[str]:
     """Serve it on 127.0.0.1; gives the API's URL."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._serve({})
+    def answer(verb: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (503, {}) if prefect.down else (200, prefect.answer(verb, path, body))
 
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            self._serve(json.loads(self.rfile.read(length) or b"{}"))
-
-        def _serve(self, body: dict[str, Any]) -> None:
-            try:
-                code, answer = (503, {}) if prefect.down else (200, prefect.answer(self.command, self.path, body))
-            except KeyError as error:
-                code, answer = 404, {"detail": f"no such call: {error}"}
-            data = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, name="pretend-prefect")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/api"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving_api(answer, port) as url:
+        yield url

@@ -154,3 +154,20 @@ def running_vcenter(directory: Path, **what: Any) -> Iterator[RunningVCenter]:  
 def find_govc() -> Path:
     """The command-line client that others use."""
     return build_govc(Settings().cache_dir)
+
+
+def play(address: str, port: int) -> Any:  # noqa: ANN401 - the game's own JSON
+    """One answer of the game that a guest serves at *address*."""
+    url = f"http://{address}:{port}/"
+    answer = httpx.get(url, headers={"Accept": "application/json"}, timeout=5, trust_env=False)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def is_refused(address: str, port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        play(address, port)
+    except httpx.ConnectError:
+        return True
+    return False
