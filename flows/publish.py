@@ -7,7 +7,7 @@ fleet serves, one API call each; what cannot be sent is a line in the log.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -101,22 +101,26 @@ def publish(report: Report) -> None:
     """Show what the request did."""
     service, run_id = report.service, _run_id()
     title = f"{service}: {report.message}"
-    picture = render_data_uri(render_timeline(report.children, title=title))
-    artifacts: tuple[tuple[str, str, Any, str], ...] = (
-        # First what a waiting command line reads.
-        ("result", "result", json.dumps(report_to_json(report)), title),
-        ("children", "table", json.dumps(make_rows(report)), title),
-        ("report", "markdown", render_markdown(report), title),
-        ("timeline", "image", picture, "each child's way through its phases"),
+    artifacts: tuple[tuple[str, str, Callable[[], Any], str], ...] = (
+        # First what a waiting command line reads; the others are made when it has been sent.
+        ("result", "result", lambda: json.dumps(report_to_json(report)), title),
+        ("children", "table", lambda: json.dumps(make_rows(report)), title),
+        ("report", "markdown", lambda: render_markdown(report), title),
+        ("timeline", "image", lambda: _draw(report, title), "each child's way through its phases"),
     )
     try:
         with get_client(sync_client=True) as client:
-            for name, kind, data, text in artifacts:
+            for name, kind, make, text in artifacts:
+                key = f"{service}-{name}"
                 client.create_artifact(
-                    ArtifactCreate(key=f"{service}-{name}", type=kind, data=data, description=text, flow_run_id=run_id)
+                    ArtifactCreate(key=key, type=kind, data=make(), description=text, flow_run_id=run_id)
                 )
     except (HTTPError, PrefectException) as error:
         logger.warning("%s: the report could not be shown: %s", service, error)
+
+
+def _draw(report: Report, title: str) -> str:
+    return render_data_uri(render_timeline(report.children, title=title))
 
 
 def publish_table(key: str, rows: list[dict[str, object]], description: str) -> None:
