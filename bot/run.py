@@ -29,6 +29,7 @@ from bot.schedule import Schedule
 from bot.sights import Sights
 from bot.slack_api import make_client
 from bot.web import Web
+from flows.events import RunEvents, listening
 from flows.runs import Runs
 from forkyard.errors import NotReady
 from forkyard.estimates import list_runs
@@ -67,9 +68,16 @@ def running_bot(
         look = _make_look(store, opening)
         desk = Desk(store, load, look)
         directory = Directory(client, lambda: load().chatops)
-        runner, replies = Runner(desk, Runs(settings.prefect.api_url, timeout=PATIENCE, busy=PATIENCE)), Replies(client)
-        workers = stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker"))
         woken = Event()
+        runs = Runs(settings.prefect.api_url, timeout=PATIENCE, busy=PATIENCE)
+        events = RunEvents(settings.prefect.api_url)
+        runner, replies = Runner(desk, runs, listens=lambda: events.connected), Replies(client)
+
+        def hear(run_id: str) -> None:
+            runner.hear(run_id)
+            woken.set()
+
+        workers = stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker"))
         clerk = Clerk(
             load,
             desk,
@@ -97,6 +105,7 @@ def running_bot(
         listeners.register(app)
         listeners.resume()
         stack.enter_context(_looping(board))
+        stack.enter_context(listening(events, hear))
         stack.enter_context(_listening(app, secrets, settings))
         yield
 

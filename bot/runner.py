@@ -6,7 +6,9 @@ it was killed. Repeating any of it is harmless: the key of a run is its request 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from time import monotonic
 
 from flows.runs import FINAL, Progress, Runs
 from forkyard.errors import ForkyardError, PermanentError
@@ -23,14 +25,27 @@ PATIENCE = 3
 """Looks at a run that is over while its request is not, before that is believed: the run writes one after the other."""
 
 
+SWEEP = 10.0
+"""Seconds between two looks at all runs while their news is heard: what was lost on the way is seen then."""
+
+
 class Runner:
     """Starts and follows the requests' runs."""
 
-    def __init__(self, desk: Desk, runs: Runs) -> None:
-        """Start runs through *runs*."""
-        self._desk, self._store, self._runs = desk, desk.store, runs
+    def __init__(self, desk: Desk, runs: Runs, *, listens: Callable[[], bool] = lambda: False) -> None:
+        """Start runs through *runs*; while *listens*, `hear` is called for those that have changed."""
+        self._desk, self._store, self._runs, self._listens = desk, desk.store, runs, listens
         self._over: dict[str, int] = {}
         self._unstarted = self._unseen = ""
+        self._news: set[str] = set()
+        self._lock = Lock()
+        self._seen: dict[str, Progress] = {}
+        self._swept = -SWEEP
+
+    def hear(self, run_id: str) -> None:
+        """Take note that there is news of a run; from any thread."""
+        with self._lock:
+            self._news.add(run_id)
 
     def start_due(self) -> None:
         """Start a run for each request that wants one; what cannot be started now is tried again."""
@@ -58,14 +73,29 @@ class Runner:
 
     def look(self, requests: Iterable[Request]) -> Mapping[str, Progress]:
         """How far the runs are, by their ids; what is known when Prefect does not answer is nothing."""
-        wanted = [request.run_id for request in requests if request.run_id is not None]
+        runs = {request.run_id for request in requests if request.run_id is not None}
+        with self._lock:
+            news, self._news = self._news, set()
+        # Heard of one whose request does not name it yet: it is unseen, and so looked at when its request does.
+        swept = monotonic()
+        whole = not self._listens() or swept - self._swept >= SWEEP
+        wanted = sorted(run for run in runs if whole or run in news or run not in self._seen)
         try:
             found = self._runs.look(wanted)
         except ForkyardError as error:
             self._unseen = f"Prefect cannot be asked how far it is: {error}"
+            with self._lock:
+                self._news |= news
             return {}
         self._unseen = ""
-        return found
+        self._swept = swept if whole else self._swept
+        # One that Prefect no longer knows is not seen any more either.
+        self._seen = {
+            run: seen
+            for run, seen in (self._seen | found).items()
+            if run in runs and (run in found or run not in wanted)
+        }
+        return dict(self._seen)
 
     def settle(self, request: Request, progress: Progress | None) -> Request:
         """Put on record that a run is over which could not do so itself."""

@@ -1,0 +1,120 @@
+"""
+Hear of the deployments' runs as they change: one subscription to the events of Prefect's server.
+
+A courtesy, never a guarantee: events get lost with a connection, and who listens must also look now and then. Like
+`flows.runs` it does without Prefect's client, whose import takes two seconds of CPU; the stream is a documented one.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+from urllib.parse import urlsplit, urlunsplit
+
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
+from websockets.typing import Subprotocol
+
+logger = logging.getLogger(__name__)
+
+RUN = "prefect.flow-run."
+"""How the names of a run's events begin, and the ids of runs as resources."""
+
+WANTED = {"prefix": [RUN, "prefect.artifact."], "exclude_name": ["prefect.flow-run.heartbeat"]}
+"""Changes of a run's state, and what it says in artifacts: its progress, its result."""
+
+PROTOCOL = Subprotocol("prefect")
+
+ANSWER = 10.0
+"""Seconds for connecting, and for the server's greeting."""
+
+PAUSES = (1.0, 10.0)
+"""Seconds between two tries to connect: at first, and at most."""
+
+LOOK = 0.5
+"""Seconds after which a quiet stream looks whether it shall end."""
+
+
+class RunEvents:
+    """One subscription to the runs' events, which comes back by itself."""
+
+    def __init__(self, api_url: str) -> None:
+        """Listen to the server whose API is at *api_url*, which ends in /api."""
+        self._url = _stream_of(api_url)
+        self._stop = Event()
+        self.connected = False
+        """Whether news would be heard now; what came before must be looked for."""
+
+    def run(self, heard: Callable[[str], None]) -> None:
+        """Tell *heard* the id of each run of which there is news, until stopped."""
+        pause = PAUSES[0]
+        while not self._stop.is_set():
+            try:
+                with connect(self._url, subprotocols=[PROTOCOL], open_timeout=ANSWER, max_size=None) as stream:
+                    _subscribe(stream)
+                    self.connected, pause = True, PAUSES[0]
+                    logger.info("listening to Prefect's events at %s", self._url)
+                    self._listen(stream, heard)
+            except (OSError, WebSocketException, ValueError, KeyError) as error:
+                # A server that is away, ends, or speaks of something else: there is a next try, and the sweep.
+                level = logging.WARNING if self.connected else logging.DEBUG
+                logger.log(level, "Prefect's events at %s are not heard: %s", self._url, error)
+            finally:
+                self.connected = False
+            self._stop.wait(pause)
+            pause = min(pause * 2, PAUSES[1])
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._stop.set()
+
+    def _listen(self, stream: Connection, heard: Callable[[str], None]) -> None:
+        while not self._stop.is_set():
+            try:
+                message = json.loads(stream.recv(timeout=LOOK))
+            except TimeoutError:
+                continue
+            for run_id in _runs_of(message["event"]):
+                heard(run_id)
+
+
+@contextmanager
+def listening(events: RunEvents, heard: Callable[[str], None]) -> Iterator[None]:
+    """Listen in a thread while the block runs."""
+    thread = Thread(target=events.run, args=(heard,), name="run-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        events.stop()
+        thread.join(timeout=ANSWER)
+
+
+def _stream_of(api_url: str) -> str:
+    parts = urlsplit(api_url.rstrip("/") + "/events/out")
+    return urlunsplit(parts._replace(scheme="wss" if parts.scheme == "https" else "ws"))
+
+
+def _subscribe(stream: Connection) -> None:
+    stream.send(json.dumps({"type": "auth", "token": None}))
+    greeting = json.loads(stream.recv(timeout=ANSWER))
+    if greeting["type"] != "auth_success":
+        text = f"the server refuses: {greeting}"
+        raise ValueError(text)
+    now = datetime.now(UTC)
+    # The server sends what fits the filter, so its end lies further ahead than any connection lasts.
+    occurred = {"since": now.isoformat(), "until": (now + timedelta(days=365)).isoformat()}
+    wanted = {"event": WANTED, "occurred": occurred}
+    stream.send(json.dumps({"type": "filter", "filter": wanted, "backfill": False}))
+
+
+def _runs_of(event: dict[str, object]) -> Iterator[str]:
+    related = event["related"]
+    resources = [event["resource"], *(related if isinstance(related, list) else ())]
+    for resource in resources:
+        name = resource.get("prefect.resource.id", "") if isinstance(resource, dict) else ""
+        if name.startswith(RUN):
+            yield name.removeprefix(RUN)

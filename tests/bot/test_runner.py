@@ -1,0 +1,69 @@
+"""How often the bot asks Prefect: for what there is news of, and for everything now and then."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from bot.runner import Runner
+from flows.runs import Progress, Runs
+from forkyard.requests import Request, State
+from forkyard.requests.desk import Desk
+from forkyard.requests.plans import PlanRecord
+from forkyard.settings import Settings
+from tests.bot.conftest import Stage
+
+
+class CountedRuns(Runs):
+    """Knows how far each run is, and what it was asked."""
+
+    def __init__(self) -> None:
+        """Know of nothing that was asked."""
+        super().__init__("http://127.0.0.1:1/api")
+        self.asked: list[list[str]] = []
+        self.percent = 0.0
+
+    def look(self, run_ids: Sequence[str]) -> dict[str, Progress]:
+        if run_ids:
+            self.asked.append(list(run_ids))
+        return {run: Progress("RUNNING", "", self.percent, "") for run in run_ids}
+
+
+def test_while_news_is_heard_only_runs_that_changed_are_asked_for(quiet_stage: Stage) -> None:
+    runs, rows = CountedRuns(), make_rows()
+    runner = Runner(make_desk(quiet_stage), runs, listens=lambda: True)
+
+    first = runner.look(rows)
+    runs.percent = 40.0
+    second = runner.look(rows)
+    runner.hear("run-b")
+    third = runner.look(rows)
+
+    assert runs.asked == [["run-a", "run-b"], ["run-b"]]
+    assert first.keys() == second.keys() == third.keys() == {"run-a", "run-b"}
+    assert (third["run-a"].percent, third["run-b"].percent) == (0.0, 40.0)
+
+
+def test_while_nothing_is_heard_each_round_asks_for_all(quiet_stage: Stage) -> None:
+    runs, rows = CountedRuns(), make_rows()
+    runner = Runner(make_desk(quiet_stage), runs)
+
+    runner.look(rows)
+    runner.look(rows)
+
+    assert runs.asked == [["run-a", "run-b"]] * 2
+
+
+def make_desk(stage: Stage) -> Desk:
+    """The desk of a stage whose bot does not run."""
+
+    def look(settings: Settings, request: Request) -> PlanRecord:
+        raise AssertionError(settings, request)  # nothing is planned here
+
+    return Desk(stage.store, stage.load, look)
+
+
+def make_rows() -> list[Request]:
+    """Two requests that run."""
+    now = datetime.now(UTC)
+    row = Request(id="a", service="game", target=4, requested_by="U1", requested_at=now, state=State.RUNNING)
+    return [replace(row, id=name, run_id=f"run-{name}") for name in ("a", "b")]
