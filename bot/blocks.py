@@ -52,6 +52,16 @@ def moment(at: datetime, form: str = "{date_short} {time}") -> str:
     return f"<!date^{int(at.timestamp())}^{form}|{at:%Y-%m-%d %H:%M} UTC>"
 
 
+def number_of(number: int, one: str, more: str = "") -> str:
+    """A number of things: `1 server`, `4 servers`."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
+def serving(number: int) -> str:
+    """How many do their work: `1 serves`, `4 serve`."""
+    return f"{number} serves" if number == 1 else f"{number} serve"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 60:  # noqa: PLR2004 - a minute

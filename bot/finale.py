@@ -9,6 +9,7 @@ from typing import Any
 
 from slack_sdk import WebClient
 
+from bot.blocks import number_of, serving
 from bot.memory import Memory, Shown
 from bot.picture import draw_timeline
 from bot.runner import Runner
@@ -85,8 +86,8 @@ def summarize(report: Report) -> str:
     made = [child for child in report.children if child.intervals]
     slowest = max(made, key=lambda child: max(i.end for i in child.intervals))
     last = max(i.end for i in slowest.intervals)
-    came = f"{report.service}: {report.before} → {report.serving} serve after {report.seconds:.1f} s."
-    bars = f"One bar for each of {len(made)} children; the last was {slowest.name}, after {last:.1f} s."
+    came = f"{report.service}: {report.before} → {serving(report.serving)} after {report.seconds:.1f} s."
+    bars = f"{number_of(len(made), 'bar')}, one a child; the last was {slowest.name}, after {last:.1f} s."
     lines = [f"{came} {bars}", *report.notes[:5]]
     failed = [child for child in made if child.error]
     if failed:

@@ -68,8 +68,9 @@ def block_of(request_id: str) -> str:
 def _way(request: Request) -> str:
     plan = request.plan
     if plan is None:
-        return f"to {request.target} servers"
-    return f"{plan.current} → {plan.target} servers" if plan.current != plan.target else f"{plan.target} servers"
+        return f"to {b.number_of(request.target, 'server')}"
+    wanted = b.number_of(plan.target, "server")
+    return f"{plan.current} → {wanted}" if plan.current != plan.target else wanted
 
 
 def _plain_state(request: Request) -> str:
@@ -208,7 +209,7 @@ def _ended_stages(sight: Sight) -> list[Block]:
 def _succeeded(sight: Sight) -> list[Block]:
     request, result = sight.request, sight.request.result or {}
     seconds = f" after {b.duration(float(result['seconds']))}" if result.get("seconds") else ""
-    words = f":white_check_mark: *{result.get('serving', request.target)} serve*{seconds}."
+    words = f":white_check_mark: *{b.serving(int(result.get('serving', request.target)))}*{seconds}."
     return [*_ended_stages(sight), b.section(words), *_after(sight)]
 
 
@@ -246,7 +247,7 @@ def _after(sight: Sight) -> list[Block]:
 
 def _cancelled(sight: Sight) -> list[Block]:
     result = sight.request.result or {}
-    now = f" {result['serving']} serve now." if result else " Nothing was changed."
+    now = f" {b.serving(int(result['serving']))} now." if result else " Nothing was changed."
     return [*_ended_stages(sight), b.section(f"Cancelled.{now}"), *(_after(sight) if result else [])]
 
 

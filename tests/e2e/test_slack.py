@@ -31,6 +31,11 @@ class People:
         found = [m for m in self.slack.messages() if any(name.startswith("request-") for name in block_ids(m))]
         return found[-1] if found else {"ts": "", "blocks": []}
 
+    def message(self, ts: str) -> Json:
+        """One message as it is now."""
+        (found,) = [m for m in self.slack.messages() if m["ts"] == ts]
+        return found
+
     def until_shown(self, words: str, *, after: str = "", seconds: float = 20) -> Json:
         """Wait until the newest message, one posted later than *after*, has these words or that button; give it."""
         found: list[Json] = []
