@@ -26,10 +26,18 @@ class Schedule:
     """Keeps the requests as the calendar wants them."""
 
     def __init__(
-        self, load: Callable[[], Settings], config: Path | None, desk: Desk, client: WebClient, memory: Memory
+        self,
+        load: Callable[[], Settings],
+        config: Path | None,
+        desk: Desk,
+        client: WebClient,
+        memory: Memory,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Read the calendar that belongs to *config*."""
+        """Read the calendar that belongs to *config*, at the moments that *clock* tells."""
         self._load, self._config, self._desk, self._client, self._memory = load, config, desk, client, memory
+        self._clock = clock
         self._lock = Lock()
         self._complaint = ""
 
@@ -45,7 +53,7 @@ class Schedule:
             self._lock.release()
 
     def _look(self) -> None:
-        settings, now = self._load(), datetime.now(UTC)
+        settings, now = self._load(), self._clock()
         channel = next(iter(settings.chatops.channels), "")
         try:
             calendar = load_calendar(settings, self._config, now=now)
