@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from cli.bench import Context, Json, Run
-from cli.bench.driver import PATIENCE, apart
+from cli.bench.apart import PATIENCE, apart
 from cli.bench.fleet import measure_scale_4
 from cli.bench.parts import SERVICE, Player
 from cli.parent import BOOT_TIMEOUT, build_guest_image

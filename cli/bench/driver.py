@@ -1,18 +1,14 @@
 """The bench of the hypervisor alone: fork-100 with small VMs."""
 
-import os
-import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 
 from cli.bench import Context, Json, Run
+from cli.bench.apart import PATIENCE, apart
 from cli.bench.parts import SERVICE
 from forkyard.errors import PermanentError
 from forkyard.hypervisors.qemu.children import ChildStore
@@ -27,9 +23,7 @@ from forkyard.names import make_child_name, make_fork_id, new_request_id
 from forkyard.settings import Settings
 
 CHILDREN = 100
-PATIENCE = timedelta(minutes=5)
 _PARENT = VmId("small")
-_RESERVE = 256 << 20
 
 
 def measure_fork_100(context: Context) -> Sequence[Run]:
@@ -122,17 +116,3 @@ def _small_parent(context: Context) -> Iterator[Settings]:
             yield settings
         finally:
             hypervisor.remove_parent(_PARENT, timeout=PATIENCE)
-
-
-@contextmanager
-def apart(settings: Settings) -> Iterator[Settings]:
-    """Give the same settings with directories of their own, so that no flow and no reaper sees what is made here."""
-    run_dir = Path(tempfile.gettempdir()) / f"fyb-{os.getpid()}-{secrets.token_hex(2)}"
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.state_dir) as state:
-        run_dir.mkdir()
-        try:
-            qemu = replace(settings.qemu, memory_reserve=_RESERVE)
-            yield replace(settings, state_dir=Path(state), run_dir=run_dir, qemu=qemu)
-        finally:
-            shutil.rmtree(run_dir, ignore_errors=True)
