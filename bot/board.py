@@ -187,7 +187,7 @@ class Board:
         self._phases[request.id] = _phase(sight)
         if digest != shown.digest:
             shown = self._memory.change(shown, digest=digest)
-        if not request.open:
+        if not request.open and not self._finale.awaits(request):
             shown = self._finale.show(request, shown)
             self._memory.finish(shown)
             self._phases.pop(request.id, None)

@@ -5,6 +5,7 @@ Marked before it is sent: a bot that is killed while it sends looks into the thr
 """
 
 import logging
+from time import monotonic
 from typing import Any
 
 from slack_sdk import WebClient
@@ -25,6 +26,9 @@ REMEMBERED = 50
 
 POSTING, POSTED = "posting", "posted"
 
+PATIENCE = 30.0
+"""Seconds until a run that is over is believed to have reported nothing: its end is on record before its report is."""
+
 
 class Finale:
     """Reports of what is over."""
@@ -33,21 +37,37 @@ class Finale:
         """Send through *client* what *runner* knows."""
         self._client, self._memory, self._runner = client, memory, runner
         self._reports: dict[str, Report | None] = {}
+        self._asked: dict[str, float] = {}
 
     def report(self, request: Request) -> Report | None:
-        """What the request's run reported; None when it made no report, or Prefect cannot be asked."""
-        if request.run_id is None:
+        """What the request's run reported; None while it made no report, or Prefect cannot be asked."""
+        run = request.run_id
+        if run is None:
             return None
-        if request.run_id not in self._reports:
+        if run not in self._reports:
             try:
-                found = self._runner.result(request.run_id)
-                self._reports[request.run_id] = None if found is None else report_from_json(found)
-            except (ForkyardError, TypeError, KeyError) as error:
-                logger.warning("%s: no report: %s", request.token, error)
+                found = self._runner.result(run)
+                report = None if found is None else report_from_json(found)
+            except ForkyardError as error:
+                logger.warning("%s: no report yet: %s", request.token, error)
                 return None
-            if len(self._reports) > REMEMBERED:
-                del self._reports[next(iter(self._reports))]
-        return self._reports[request.run_id]
+            except (TypeError, KeyError) as error:
+                logger.warning("%s: a report that cannot be read: %r", request.token, error)
+                self._keep(run, None)
+                return None
+            if report is not None or monotonic() - self._asked.setdefault(run, monotonic()) >= PATIENCE:
+                self._keep(run, report)
+        return self._reports.get(run)
+
+    def awaits(self, request: Request) -> bool:
+        """Whether a report may still come of a request that is over."""
+        return request.run_id is not None and request.run_id not in self._reports
+
+    def _keep(self, run: str, report: Report | None) -> None:
+        self._asked.pop(run, None)
+        self._reports[run] = report
+        if len(self._reports) > REMEMBERED:
+            del self._reports[next(iter(self._reports))]
 
     def show(self, request: Request, shown: Shown) -> Shown:
         """Put summary and picture into the thread, once; without a report there is nothing to show."""

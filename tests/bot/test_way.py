@@ -23,3 +23,13 @@ def test_a_command_becomes_a_plan_that_another_person_approves_and_a_run_that_is
     assert buttons_of(shown) == ["Roll back to 0", "Open the run"]
     assert [file["name"] for file in stage.until_thread(shown)["files"]] == ["timeline.png"]
     assert stage.slack.state()["complaints"] == []
+
+
+def test_a_report_that_comes_long_after_the_end_is_shown_all_the_same(stage: Stage) -> None:
+    message = stage.ask("scale game to 2")
+    assert stage.slack.click(message, "approve", "ben")["ok"]
+    run = stage.until_run()
+    assert stage.prefect.begin(run)
+    stage.prefect.end(run, serving=2, made=2, pause=3)
+    shown = stage.until_shown("*2 serve* after 12 s", "in 1.1 s")
+    assert [file["name"] for file in stage.until_thread(shown)["files"]] == ["timeline.png"]

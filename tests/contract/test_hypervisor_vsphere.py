@@ -30,6 +30,7 @@ from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import Location, make_clone_spec
 from forkyard.model import ForkSpec, Power, Vm, VmId
 from forkyard.waiting import wait_for
+from tests.support.lab import until
 from tests.support.small_vm import PATIENCE, make_identity, make_stamp
 from tests.support.vsphere import RULE, VsphereWorld, vsphere_world
 
@@ -293,6 +294,18 @@ def test_a_session_that_expired_is_opened_again(world: VsphereWorld) -> None:
     assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
     world.vcenter.expire_sessions()
     assert [one.name for one in hypervisor.list_vms()] == ["game-a-1"]
+
+
+def test_a_task_that_is_waited_for_outlives_the_session(world: VsphereWorld) -> None:
+    hypervisor = world.open()
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.delay("ReconfigVM_Task", seconds=2)
+    world.vcenter.calls(reset=True)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(hypervisor.identify, vm.id, make_identity(vm), timeout=PATIENCE)
+        until(lambda: "ReconfigVM_Task" in world.vcenter.calls(), seconds=10, what="the begin of the task")
+        world.vcenter.expire_sessions()
+        assert asked.result().proved
 
 
 @pytest.mark.parametrize("when", ["late", "lost"])

@@ -82,8 +82,10 @@ class PretendPrefect:
         parts = [f"{stage} {count} of {total}" for stage, count in zip(STAGES, counts, strict=False)]
         run.text, run.percent = ", ".join(parts), round(100 * sum(counts) / (total * len(STAGES)), 1)
 
-    def end(self, run: Run, *, serving: int, made: int, error: str = "", took: float = 12.5) -> None:
-        """Let the flow report and put its end on record, as the real one does."""
+    def end(
+        self, run: Run, *, serving: int, made: int, error: str = "", took: float = 12.5, pause: float = 0.1
+    ) -> None:
+        """Let the flow put its end on record, and *pause* seconds later report, as the real one does."""
         assert run.admission is not None
         row = run.admission.row
         before = row.plan.current if row.plan else 0
@@ -100,8 +102,9 @@ class PretendPrefect:
             children=make_children(row.token, made, failed=1 if error else 0),
             requested_by=row.requested_by,
         )
-        run.result = report_to_json(report)
         run.admission.finish(report, None)
+        threading.Event().wait(pause)
+        run.result = report_to_json(report)
         run.state, run.message = ("FAILED", error) if error else ("COMPLETED", message)
 
     def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401, PLR0911 - JSON, one return a call

@@ -3,8 +3,8 @@ One update stream for any number of tasks and VMs: whoever waits for something w
 
 A list view at vCenter holds what is watched, one filter says which properties count, and one thread asks
 `WaitForUpdatesEx` for what has changed. Another thread changes the list, everything that came meanwhile in one call.
-When vCenter goes away the watches of VMs go on with the next stream; those of tasks end with OutcomeUnknown, because
-a vCenter that was restarted knows its earlier tasks no more.
+A session that has expired costs nothing but a new stream. When vCenter goes away the watches of VMs go on with the
+next stream; those of tasks end with OutcomeUnknown: a vCenter that was restarted knows its earlier tasks no more.
 """
 
 import logging
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from forkyard.errors import ForkyardError, NotReady, OutcomeUnknown, TransientError
 from forkyard.hypervisors.vsphere.api import Managed, key_of, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.faults import translate_fault, translated
+from forkyard.hypervisors.vsphere.faults import SessionLost, translate_fault, translated
 from forkyard.hypervisors.vsphere.session import STREAM_WAIT, Session
 
 T = TypeVar("T")
@@ -203,6 +203,9 @@ class UpdateStream:
         while not self._stop.is_set():
             try:
                 self._read_until_lost()
+            except SessionLost as error:
+                # The tasks go on without us; one that is not known to the next stream is told by the other thread.
+                logger.info("the update stream's session was lost, it is opened again: %s", error)
             except TransientError as error:
                 self._end_tasks(error)
                 logger.info("the update stream broke and is opened again: %s", error)
@@ -218,13 +221,9 @@ class UpdateStream:
             self._stop.wait(_PAUSE)
 
     def _read_until_lost(self) -> None:
-        stub = self._session.slow_stub()
-        with translated("opening the update stream", changes=False):
-            content = self._session.content
-            collector = content.propertyCollector.CreatePropertyCollector()
-            view = content.viewManager.CreateListView([])
-            collector.CreateFilter(self._make_filter(view), partialUpdates=False)
-            slow = vmodl.query.PropertyCollector(collector._moId, stub)  # noqa: SLF001 - no public word for it
+        # By a call that logs in anew: when the session was lost, nobody else may have noticed yet.
+        collector, view = self._session.call("opening the update stream", self._open)
+        slow = vmodl.query.PropertyCollector(collector._moId, self._session.slow_stub())  # noqa: SLF001 - no public word
         with self._lock:
             self._collector, self._view = collector, view
         self._news.set()
@@ -239,6 +238,13 @@ class UpdateStream:
             for part in update.filterSet or ():
                 for change in part.objectSet:
                     self._tell(change)
+
+    def _open(self) -> tuple[Managed, Managed]:
+        content = self._session.content
+        collector = content.propertyCollector.CreatePropertyCollector()
+        view = content.viewManager.CreateListView([])
+        collector.CreateFilter(self._make_filter(view), partialUpdates=False)
+        return collector, view
 
     def _make_filter(self, view: Managed) -> Managed:
         query = vmodl.query.PropertyCollector
@@ -284,19 +290,29 @@ class UpdateStream:
                 continue
             try:
                 with translated("changing what is watched", changes=False):
-                    view.ModifyListView(missing, [self._as_reference(key) for key in gone])
+                    unknown = view.ModifyListView(missing, [self._as_reference(key) for key in gone])
             except ForkyardError as error:
                 # Most likely vCenter is gone; the reading thread opens another view and then calls for us again.
                 logger.info("%s", error)
                 self._news.set()
                 self._stop.wait(_PAUSE)
                 continue
+            self._end_unknown(unknown or ())
             with self._lock:
                 if self._view is view:
                     self._listed = listed
                 for key in gone - self._wanted:
                     self._latest.pop(key, None)
             self._stop.wait(_GATHER)
+
+    def _end_unknown(self, unknown: Iterable[Managed]) -> None:
+        """Whoever waits for a task that vCenter does not know would wait in vain."""
+        for one in unknown:
+            key = key_of(one)
+            with self._lock:
+                watches = list(self._watches.get(key, ())) if key.startswith("Task:") else []
+            for watch in watches:
+                watch.fail(OutcomeUnknown(f"vCenter does not know {key} any more"))
 
     def _as_reference(self, key: str) -> Managed:
         kind, _, moid = key.partition(":")
