@@ -133,6 +133,11 @@ def check_vcenter(settings: Settings) -> Iterable[Finding]:
     if not vsphere.verify and not vsphere.thumbprint:
         step = "Name its CA in vsphere.ca_file, or its fingerprint in vsphere.thumbprint."
         yield warned("vcenter's certificate", "is not checked: anybody on the way can read the password", step)
+    if vsphere.customize == "tools":
+        step = "Install our agent in the parents (docs/vsphere.md, part 2), or see to them in the image."
+        yield warned(
+            "identity", "of host name, MAC and address alone (vsphere.customize); the rest is not proved", step
+        )
     hypervisor = VsphereHypervisor(settings)
     try:
         yield passed("vcenter", f"{vsphere.url}: {hypervisor.describe()}, as {vsphere.user}")

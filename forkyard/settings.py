@@ -124,8 +124,13 @@ class VsphereSettings:
     """Part of a datastore that placements leave free; vSAN needs some to repair itself."""
     fork_running_parents: bool = False
     """Whether a parent that was not frozen may be forked: each such fork adds a level to its disk, of 255 at most."""
+    customize: str = one_of("agent", "agent", "tools")
+    """
+    Who gives a child its identity: our agent in the guest, or vSphere's own guest customization (vSphere 7), for
+    parents without our agent. That one changes host name and address; all else is the image's own to change.
+    """
     guest_user: str = ""
-    """User in the parent's guest for guest operations; empty: our agent in the guest freezes it."""
+    """User in the guest for guest operations and customization (root); empty: our agent freezes the parent."""
     guest_password_file: Path | None = None
     """File whose first line is that user's password."""
 
@@ -403,6 +408,9 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if same:
         text = f": two of the ports are the same: {', '.join(same)}."
         problems.append(Problem(("lab",), text))
+    if settings.vsphere.customize == "tools" and not settings.vsphere.guest_user:
+        text = ' = "tools": needs vsphere.guest_user, who acts in the guest.'
+        problems.append(Problem(("vsphere", "customize"), text))
     for name, service in settings.services.items():
         problems.extend(_service_contradictions(settings, name, service))
     return problems + _misnamed(settings)

@@ -7,6 +7,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
+// strayAddress is what a guest has that was set not to take the one it is given.
+const strayAddress = "127.0.0.9"
+
 // customizeCalls customize a running guest that has no agent of ours: VMware's tools do it from inside.
 type customizeCalls struct {
 	freeLock
@@ -24,7 +27,7 @@ func (c *customizeCalls) CustomizeGuestTask(ctx *simulator.Context, req *types.C
 		body.Fault_ = simulator.Fault("", wrong)
 		return body
 	}
-	task := c.v.tasks.start(ctx, vm, "CustomizeGuest_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+	task := c.v.startDisturbed(ctx, vm, "CustomizeGuest_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		name, address := readCustomization(&req.Spec)
 		if name == "" || address == "" {
 			return nil, new(types.CustomizationFault)
@@ -49,7 +52,7 @@ func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *type
 		body.Fault_ = simulator.Fault("", wrong)
 		return body
 	}
-	task := c.v.tasks.start(ctx, vm, "StartGuestNetwork_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+	task := c.v.startDisturbed(ctx, vm, "StartGuestNetwork_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		guest := c.v.guests.get(vm.Self)
 		if guest == nil || !guest.observe().connected {
 			return nil, new(types.InvalidState)
@@ -57,7 +60,11 @@ func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *type
 		if answer := guest.network(); answer["ok"] != true {
 			return nil, new(types.CustomizationFault)
 		}
-		c.v.showGuest(ctx, vm, guest.identity.Name, guest.identity.Address)
+		address := guest.identity.Address
+		if guest.trouble.unproved == "address" {
+			address = strayAddress
+		}
+		c.v.showGuest(ctx, vm, guest.identity.Name, address)
 		return nil, nil
 	})
 	body.Res = &types.StartGuestNetwork_TaskResponse{Returnval: task}
@@ -90,6 +97,10 @@ func (g *guest) customize(name, address string) {
 // showGuest is what the tools tell vCenter of the guest.
 func (v *vcenter) showGuest(ctx *simulator.Context, vm *simulator.VirtualMachine, name, address string) {
 	ctx.WithLock(vm, func() {
+		if card := findNIC(vm); card != nil && address != "" {
+			// Not by the simulator's update, which loses lists of structs.
+			vm.Guest.Net = []types.GuestNicInfo{{MacAddress: card.MacAddress, IpAddress: []string{address}, Connected: true, DeviceConfigId: card.Key}}
+		}
 		ctx.Update(vm, []types.PropertyChange{
 			{Name: "guest.hostName", Val: name}, {Name: "summary.guest.hostName", Val: name},
 			{Name: "guest.ipAddress", Val: address}, {Name: "summary.guest.ipAddress", Val: address},

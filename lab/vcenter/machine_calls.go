@@ -9,19 +9,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// simulated does a VM's task as the simulator does it, after the delay that is set, or fails as is set.
+// simulated does a VM's task as the simulator does it.
 func (m *machineCalls) simulated(ctx *simulator.Context, method string, call func(*simulator.Context) types.ManagedObjectReference, after func(*simulator.Context)) types.ManagedObjectReference {
-	host := ""
-	if on := m.v.hostOf(m.vm); on != nil {
-		host = on.Name
-	}
-	delay := m.v.rules.delay(method, host)
-	injected := m.v.rules.fault(method, host, atTask)
-	task := m.v.tasks.start(ctx, m.vm, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		time.Sleep(delay.total)
-		if injected != nil && !injected.isLate() {
-			return nil, injected.make(m.vm.Self)
-		}
+	return m.v.startDisturbed(ctx, m.vm, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		var ref types.ManagedObjectReference
 		inner := fork(ctx)
 		inner.WithLock(m.vm, func() { ref = call(inner) })
@@ -35,12 +25,30 @@ func (m *machineCalls) simulated(ctx *simulator.Context, method string, call fun
 		if after != nil {
 			after(fork(ctx))
 		}
-		if injected != nil {
-			return nil, injected.make(m.vm.Self)
-		}
 		return info.Result, nil
 	})
-	m.v.rules.loseAnswer(method, host)
+}
+
+// startDisturbed starts a VM's task that begins after the delay that is set for it, and fails as is set.
+func (v *vcenter) startDisturbed(ctx *simulator.Context, vm *simulator.VirtualMachine, method string, do work) types.ManagedObjectReference {
+	host := ""
+	if on := v.hostOf(vm); on != nil {
+		host = on.Name
+	}
+	delay := v.rules.delay(method, host)
+	injected := v.rules.fault(method, host, atTask)
+	task := v.tasks.start(ctx, vm, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		time.Sleep(delay.total)
+		if injected != nil && !injected.isLate() {
+			return nil, injected.make(vm.Self)
+		}
+		result, fault := do(ctx)
+		if fault == nil && injected != nil {
+			return nil, injected.make(vm.Self)
+		}
+		return result, fault
+	})
+	v.rules.loseAnswer(method, host)
 	return task
 }
 
@@ -68,9 +76,29 @@ func (m *machineCalls) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnV
 // ReconfigVMTask is the simulator's.
 func (m *machineCalls) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	task := m.simulated(ctx, "ReconfigVM_Task", func(ctx *simulator.Context) types.ManagedObjectReference {
+		m.keepMACs(ctx, req)
 		return m.vm.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody).Res.Returnval
 	}, nil)
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}
+}
+
+// keepMACs says what a change of an adapter leaves unsaid: it stays. The simulator would make a new one up.
+func (m *machineCalls) keepMACs(ctx *simulator.Context, req *types.ReconfigVM_Task) {
+	known := map[int32]string{}
+	ctx.WithLock(m.vm, func() {
+		for _, device := range m.vm.Config.Hardware.Device {
+			if card, ok := device.(types.BaseVirtualEthernetCard); ok {
+				known[card.GetVirtualEthernetCard().Key] = card.GetVirtualEthernetCard().MacAddress
+			}
+		}
+	})
+	for _, change := range req.Spec.DeviceChange {
+		spec := change.GetVirtualDeviceConfigSpec()
+		card, ok := spec.Device.(types.BaseVirtualEthernetCard)
+		if ok && spec.Operation == types.VirtualDeviceConfigSpecOperationEdit && card.GetVirtualEthernetCard().MacAddress == "" {
+			card.GetVirtualEthernetCard().MacAddress = known[card.GetVirtualEthernetCard().Key]
+		}
+	}
 }
 
 // DestroyTask gives back what the VM held of its host and its datastore.

@@ -33,7 +33,7 @@ cache_dir = "{cache}"
 
 [consul]
 url = "http://127.0.0.1:{consul}"
-join = ["10.79.0.11", "10.79.0.12", "10.79.0.13"]
+join = ["{network}.0.11", "{network}.0.12", "{network}.0.13"]
 
 [nginx]
 directory = "{run}/nginx"
@@ -46,14 +46,15 @@ api_url = "http://127.0.0.1:{prefect}/api"
 [qemu]
 namespace = "{namespace}"
 bridge = "fyt0"
-network = "10.79.0.0/22"
-first_address = "10.79.1.1"
+network = "{network}.0.0/22"
+first_address = "{network}.1.1"
 
 [lab]
 load_balancer_port = {balancer}
 consul_port = {consul}
 prefect_port = {prefect}
 slack_port = {slack}
+vcenter_port = {vcenter}
 
 [services.game]
 maximum = 12
@@ -126,9 +127,9 @@ class Lab:
         return {self.ask()["child"] for _ in range(requests)}
 
 
-def write_config(directory: Path, run: Path, cache: Path, *, namespace: str) -> Path:
-    """A forkyard.toml for a lab beside all others: free ports, its own names and directories."""
-    ports = free_ports(4)
+def write_config(directory: Path, run: Path, cache: Path, *, namespace: str, network: str = "10.79") -> Path:
+    """A forkyard.toml for a lab beside all others: free ports, its own names and directories; *network*: a /16."""
+    ports = free_ports(5)
     path = directory / "forkyard.toml"
     path.write_text(
         _CONFIG.format(
@@ -136,10 +137,12 @@ def write_config(directory: Path, run: Path, cache: Path, *, namespace: str) -> 
             run=run,
             cache=cache,
             namespace=namespace,
+            network=network,
             balancer=ports[0],
             consul=ports[1],
             prefect=ports[2],
             slack=ports[3],
+            vcenter=ports[4],
         )
     )
     return path
@@ -158,13 +161,14 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def running_lab(config: Path) -> Iterator[Lab]:
-    """Bring the lab up; take it down whatever happens."""
+def running_lab(config: Path, *words: str) -> Iterator[Lab]:
+    """Bring the lab up, with these *words* after the command; take it down whatever happens."""
     lab = Lab(config, load_settings(config))
-    up = lab.run("lab", "up", timeout=1500)
+    up = lab.run("lab", "up", *words, timeout=1500)
     try:
         assert up.code == 0, f"{up.out}\n{up.err}"
-        yield lab
+        # Read anew: a lab on vSphere says in a file of its own where its vCenter is.
+        yield Lab(config, load_settings(config))
     finally:
         down = lab.run("lab", "down", timeout=120)
         assert down.code == 0, f"{down.out}\n{down.err}"

@@ -65,6 +65,10 @@ def test_every_kind_of_value_is_read() -> None:
             "[services.game]\nmaximum = 'many'",
             'my.toml: line 2: services.game.maximum = "many": a whole number is wanted, without quotes.',
         ),
+        (
+            '[vsphere]\ncustomize = "tools"',
+            'my.toml: line 2: vsphere.customize = "tools": needs vsphere.guest_user, who acts in the guest.',
+        ),
         ("[services.game]\nmaximum = 0", "my.toml: line 2: services.game.maximum = 0: at least 1 is wanted."),
         (
             "[services.game]\nmaximum = true",

@@ -20,6 +20,7 @@ from forkyard.hypervisors.vsphere.inventory import option_path
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.settings import VsphereSettings, read_guest_password
 from forkyard.wire import Identity, IdentityReport
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Guest:
             connection = _Connection(proof, adapters)
             answer = self._ask(watch, make_request_id(), "network", {}, deadline, connection)
             if answer.get("ok") is not True:
-                self._cut_off(adapters)
+                self.cut_off(adapters)
                 text = f"{self.name}: guest's network did not come up: {answer.get('error', answer)}"
                 raise VerificationFailed(text)
         return report
@@ -115,7 +116,8 @@ class Guest:
         what = f"{self.name}: {verb}"
         return self.session.call(what, lambda: self.vm.ReconfigVM_Task(change), changes=True, deadline=deadline)
 
-    def _cut_off(self, adapters: tuple[Managed, ...]) -> None:
+    def cut_off(self, adapters: tuple[Managed, ...]) -> None:
+        """Pull the cables of a guest that is not what it should be."""
         change = make_change({guestinfo.IDENTIFIED: ""}, adapters=adapters, connected=False)
         try:
             self.session.call(f"{self.name}: cutting off", lambda: self.vm.ReconfigVM_Task(change), changes=True)
@@ -127,6 +129,14 @@ class Guest:
 def make_request_id() -> str:
     """An id that no guest has seen."""
     return uuid.uuid4().hex
+
+
+def make_login(settings: VsphereSettings) -> Managed:
+    """Who acts inside of the guest for guest operations."""
+    password = read_guest_password(settings)
+    return vim.vm.guest.NamePasswordAuthentication(
+        username=settings.guest_user, password=password, interactiveSession=False
+    )
 
 
 def make_guest(session: Session, stream: UpdateStream, vm: str, name: str) -> Guest:

@@ -29,6 +29,7 @@ from forkyard.hypervisors.vsphere.removing import carry_out, remove_vm
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.hypervisors.vsphere.tools import HOST_NAME, NETWORK, GuestTools
 from forkyard.model import (
     ForkSpec,
     FrozenParent,
@@ -61,7 +62,8 @@ class VsphereHypervisor:
         self._settings = settings
         self._vsphere = settings.vsphere
         self.session = Session(settings.vsphere)
-        self._stream = UpdateStream(self.session, (POWER, FROZEN, ANSWER, ADAPTER))
+        by_tools = (HOST_NAME, NETWORK) if settings.vsphere.customize == "tools" else ()
+        self._stream = UpdateStream(self.session, (POWER, FROZEN, ANSWER, ADAPTER, *by_tools))
         self._reader = InventoryReader(self.session)
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
@@ -183,7 +185,9 @@ class VsphereHypervisor:
             return self._read_report(known, deadline)
         parent = self._parents.get(known.parent or "", deadline=deadline)
         guest = make_guest(self.session, self._stream, vm, known.name)
-        report = guest.identify(identity, known.mac or "", parent.adapters, deadline)
+        by_tools = self._vsphere.customize == "tools"
+        way = GuestTools(guest, self._vsphere) if by_tools else guest
+        report = way.identify(identity, known.mac or "", parent.adapters, deadline)
         self._remember(replace(known, identified=True))
         return report
 

@@ -22,6 +22,7 @@ from forkyard.errors import (
     PermanentError,
     Unavailable,
     Unsupported,
+    VerificationFailed,
 )
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
 from forkyard.hypervisors.vsphere.connection import WrongCertificate
@@ -62,6 +63,7 @@ _TABLE: tuple[tuple[Managed, _Kind, str], ...] = (
     (vim.fault.InvalidState, NotReady, ""),
     (vim.fault.ToolsUnavailable, NotReady, "Is open-vm-tools running in it?"),
     (vim.fault.GuestOperationsUnavailable, NotReady, "Is open-vm-tools running in it?"),
+    (vim.fault.CustomizationFault, VerificationFailed, "Its log in the guest: /var/log/vmware-gosc."),
     (vim.fault.Timedout, OutcomeUnknown, ""),
     (vim.fault.ConcurrentAccess, Unavailable, ""),
     (vim.fault.HostConnectFault, Unavailable, ""),

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from forkyard.errors import NotReady, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim
-from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_request_id
+from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import ParentRow
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.stream import UpdateStream
-from forkyard.settings import VsphereSettings, read_guest_password
+from forkyard.settings import VsphereSettings
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,7 @@ def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> Non
 
 
 def _start_program(session: Session, settings: VsphereSettings, guest: Guest, deadline: Deadline) -> None:
-    login = vim.vm.guest.NamePasswordAuthentication(
-        username=settings.guest_user, password=read_guest_password(settings), interactiveSession=False
-    )
+    login = make_login(settings)
     program = vim.vm.guest.ProcessManager.ProgramSpec(programPath=_RPCTOOL, arguments='"instantclone.freeze"')
 
     def start() -> Managed:

@@ -7,8 +7,10 @@ child under its parent's addresses. The host is never named: a child starts wher
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 
 from forkyard.hypervisors.vsphere.api import Managed, vim
+from forkyard.wire import Identity
 
 _CONNECT = vim.vm.device.VirtualDevice.ConnectInfo
 
@@ -70,6 +72,22 @@ def make_change(
         extraConfig=make_options(values),
         deviceChange=[_edit(adapter, connect) for adapter in adapters],
         annotation=annotation,
+    )
+
+
+def make_customization(identity: Identity) -> Managed:
+    """Host name and address for vSphere's guest customization of Linux; its first adapter is the one that serves."""
+    kinds = vim.vm.customization
+    interface = IPv4Interface(identity.address)
+    card = kinds.IPSettings(
+        ip=kinds.FixedIp(ipAddress=str(interface.ip)),
+        subnetMask=str(interface.netmask),
+        gateway=[identity.gateway] if identity.gateway else [],
+    )
+    return kinds.Specification(
+        identity=kinds.LinuxPrep(hostName=kinds.FixedName(name=identity.name), domain="", hwClockUTC=True),
+        globalIPSettings=kinds.GlobalIPSettings(),
+        nicSettingMap=[kinds.AdapterMapping(macAddress=identity.mac, adapter=card)],
     )
 
 

@@ -1,0 +1,119 @@
+"""
+Give a child its identity by vSphere's own guest customization, for a parent that has no agent of ours.
+
+`CustomizeGuest_Task` changes the host name and the address while the cable is out, then the cable is connected and
+`StartGuestNetwork_Task` brings the network up. What VMware's tools then tell of the guest is compared with what was
+asked. They tell of three points; the others are in nobody's sight, and the report says so.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from forkyard import wire
+from forkyard.errors import ForkyardError, Unsupported, VerificationFailed
+from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.api import Managed
+from forkyard.hypervisors.vsphere.customizing import Guest, make_login
+from forkyard.hypervisors.vsphere.deadline import Deadline
+from forkyard.hypervisors.vsphere.removing import carry_out
+from forkyard.hypervisors.vsphere.specs import make_change, make_customization
+from forkyard.settings import VsphereSettings
+from forkyard.wire import Identity, IdentityReport, PointReport
+
+HOST_NAME, NETWORK = "guest.hostName", "guest.net"
+TOLD = ("mac", "address", "hostname")
+"""The points that the tools tell of."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestTools:
+    """VMware's tools in a child's guest."""
+
+    guest: Guest
+    settings: VsphereSettings
+
+    def identify(
+        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], deadline: Deadline
+    ) -> IdentityReport:
+        """
+        Have the guest customized, connect it, and compare what its tools say.
+
+        Raises:
+            VerificationFailed: the guest could not be customized, or is not what was asked; it is disconnected.
+            Unsupported: the vCenter is older than vSphere 7.
+            NotReady: the tools did not say it in time.
+        """
+        begun = time.monotonic()
+        session, name = self.guest.session, self.guest.name
+        manager = session.content.guestCustomizationManager
+        if manager is None:
+            text = f"{name}: this vCenter has no guest customization of running VMs: that came with vSphere 7."
+            raise Unsupported(text)
+        login, vm = make_login(self.settings), self.guest.vm
+        spec = make_customization(identity)
+        self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
+        try:
+            plugged = make_change({}, adapters=adapters, connected=True)
+            self._carry_out("connecting", lambda: vm.ReconfigVM_Task(plugged), deadline)
+            self._carry_out("starting the network", lambda: manager.StartGuestNetwork_Task(vm, login), deadline)
+            self._compare(identity, deadline)
+            report = _make_report(identity, time.monotonic() - begun)
+            proof = make_change(
+                {
+                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
+                    guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
+                }
+            )
+            self._carry_out("recording the proof", lambda: vm.ReconfigVM_Task(proof), deadline)
+        except ForkyardError:
+            self.guest.cut_off(adapters)
+            raise
+        return report
+
+    def _carry_out(self, what: str, act: Managed, deadline: Deadline) -> None:
+        carry_out(self.guest.session, self.guest.stream, f"{self.guest.name}: {what}", act, deadline)
+
+    def _compare(self, identity: Identity, deadline: Deadline) -> None:
+        with self.guest.stream.watching(self.guest.vm) as watch:
+            wrong: list[str] = []
+
+            def look() -> bool | None:
+                wrong[:] = _find_differences(watch.values(self.guest.vm), identity)
+                return None if wrong else True
+
+            try:
+                watch.wait(look, what=f"{self.guest.name}: its tools", deadline=deadline)
+            except ForkyardError as error:
+                text = f"{self.guest.name}: after its customization {'; '.join(wrong)}. Its network is taken away."
+                raise VerificationFailed(text) from error
+
+
+def _find_differences(values: Mapping[str, object], identity: Identity) -> list[str]:
+    """What the tools tell that is not as asked; all that they do not tell yet."""
+    wrong: list[str] = []
+    host_name = str(values.get(HOST_NAME) or "")
+    if host_name.partition(".")[0] != identity.name:
+        wrong.append(f"hostname is {host_name or 'not told'}, not {identity.name}")
+    address = identity.address.partition("/")[0]
+    cards = [card for card in _listed(values.get(NETWORK)) if str(card.macAddress).lower() == identity.mac]
+    if not cards:
+        wrong.append(f"no adapter with the MAC {identity.mac} is told of")
+    found = sorted(str(one) for card in cards for one in card.ipAddress or ())
+    # A guest may add an IPv6 address by itself; another IPv4 address would be its parent's.
+    if [one for one in found if ":" not in one] != [address]:
+        wrong.append(f"address is {', '.join(found) or 'not told'}, not {address}")
+    return wrong
+
+
+def _listed(value: object) -> list[Managed]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _make_report(identity: Identity, seconds: float) -> IdentityReport:
+    told = {"mac": identity.mac, "address": identity.address, "hostname": identity.name}
+    points = [
+        PointReport(point, told[point], proved=True, seconds=seconds, detail="by VMware's tools") for point in TOLD
+    ]
+    left = tuple(point for point in wire.POINTS if point not in TOLD)
+    return IdentityReport(identity.fork_id, tuple(points), seconds, left)
