@@ -7,8 +7,9 @@ asked. They tell of three points; the others are in nobody's sight, and the repo
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from forkyard import wire
 from forkyard.errors import ForkyardError, Unsupported, VerificationFailed
@@ -107,7 +108,7 @@ def _find_differences(values: Mapping[str, object], identity: Identity) -> list[
 
 
 def _listed(value: object) -> list[Managed]:
-    return list(value) if isinstance(value, list | tuple) else []
+    return [*cast("Sequence[Managed]", value)] if isinstance(value, list | tuple) else []
 
 
 def _make_report(identity: Identity, seconds: float) -> IdentityReport:
