@@ -1,11 +1,10 @@
 """Ten children of one parent share nothing that they must not, as seen from outside of them."""
 
+from cli.bench.identity import ALIKE, WITNESSES
 from forkyard.wire import POINTS
 from tests.support.lab import Lab
 
 CHILDREN = 10
-ALIKE = {"clock", "tcp_connections"}
-WITNESSES = {"app's fork id", "consul node id", "consul address", "neighbour mac"}
 
 
 def test_ten_children_differ_in_every_point_that_they_must(empty_lab: Lab) -> None:
@@ -14,7 +13,7 @@ def test_ten_children_differ_in_every_point_that_they_must(empty_lab: Lab) -> No
     assert answer.code == 0, answer.err
     (run,) = answer.json["runs"]
     assert run["points"].keys() == set(POINTS)
-    assert run["outside"].keys() == WITNESSES
+    assert run["outside"].keys() == {*WITNESSES, "player's session", "clock"}
     for point, values in (run["points"] | run["outside"]).items():
         assert len(values) == CHILDREN, point
         assert point in ALIKE or len(set(values.values())) == CHILDREN, (point, values)

@@ -70,8 +70,14 @@ def test_a_value_that_two_children_share_is_found() -> None:
 
 
 def test_a_witness_that_disagrees_with_the_guest_is_found() -> None:
-    inside = {"mac": {"a": "52:54:00:00:00:01"}, "fork_uuid": {"a": "f"}, "consul_node": {"a": "n"}}
+    inside = {"mac": {"a": "52:54:00:00:00:01"}, "fork_uuid": {"a": "f"}, "address": {"a": "10.0.0.12/16"}}
     assert find_contradictions(inside, {"neighbour mac": {"a": "52:54:00:00:00:01"}}) == []
-    assert find_contradictions(inside, {"app's fork id": {"a": "g"}}) == [
-        "app's fork id: a is g, and its guest proved f"
+    assert find_contradictions(inside, {"fork id as players meet it": {"a": "g"}}) == [
+        "fork id as players meet it: a is g, and its guest proved f"
     ]
+    assert find_contradictions(inside, {"consul address": {"a": "10.0.0.12"}}) == []
+    assert len(find_contradictions(inside, {"consul address": {"a": "10.0.0.1"}})) == 1
+
+
+def test_a_clock_that_is_off_is_found() -> None:
+    assert find_contradictions({}, {"clock": {"a": "right", "b": "+67 s"}}) == ["clock: b is off by +67 s"]

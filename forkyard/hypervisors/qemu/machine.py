@@ -15,6 +15,9 @@ from forkyard.wire import PORT_NAME
 NIC = "net"
 """Name of the network device, for QMP's set_link."""
 
+DISK = "disk"
+"""Name of its own disk, for QMP and for who exports it."""
+
 PARENT_MAC = "52:54:00:66:79:00"
 """Every parent's, and so every child's until its guest has another."""
 
@@ -146,7 +149,7 @@ def render_command(machine: Machine, wiring: Wiring) -> list[str]:
         # Always the parent's own MAC: the guest changes it, and the restored state would win anyway.
         *("-device", f"virtio-net-pci,netdev={NIC},romfile=,mac={PARENT_MAC}"),
         *("-blockdev", json.dumps(_blockdev(wiring.disks))),
-        *("-device", "virtio-blk-pci,drive=disk"),
+        *("-device", f"virtio-blk-pci,drive={DISK}"),
         *(_boot(wiring.boot) if wiring.boot else ("-incoming", "defer")),
     ]
 
@@ -166,7 +169,7 @@ def _blockdev(disks: Sequence[Path], depth: int = 0) -> dict[str, object]:
         "file": {"driver": "file", "filename": str(disks[0])},
         "cache": {"no-flush": True},
     }
-    disk |= {"read-only": True} if depth else {"node-name": "disk", "discard": "unmap"}
+    disk |= {"read-only": True} if depth else {"node-name": DISK, "discard": "unmap"}
     # Named here, so that what the files say of each other (absolute paths of another time) does not count.
     disk["backing"] = _blockdev(disks[1:], depth + 1) if disks[1:] else None
     return disk
