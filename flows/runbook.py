@@ -22,9 +22,9 @@ from forkyard.sync import converge
 from tasks.balancer import await_connections, drain_children, update_nginx
 from tasks.children import customize_guest, destroy_children, fork_children, keep_children
 from tasks.observe import count_connections, observe, observe_settled
-from tasks.parents import quiesce_parent
+from tasks.parents import quiesce_parents
 from tasks.registration import verify_registration, watching
-from tasks.work import Work
+from tasks.work import Batch, Work
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
     if fleet.parents or work.request.target <= len(fleet.children):
         return fleet
     # The first fork ever: the parent runs still, and only a frozen one has placements.
-    stages.submit(quiesce_parent, work, VmId(work.world.policy.parent)).result()
+    _quiesce(work, stages, [VmId(work.world.policy.parent)])
     return stages.submit(observe, work, "with parent").result()
 
 
@@ -91,7 +91,7 @@ def _adopt(work: Work, stages: Stages, fleet: Fleet) -> None:
         c.vm for c in fleet.serving if c.vm.stamp.expires is not None and c.vm.stamp.request_id != work.request.id
     ]
     if unkept:
-        stages.submit(keep_children, work, unkept).result()
+        stages.submit(keep_children, work, Batch(unkept)).result()
 
 
 def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
@@ -137,8 +137,8 @@ def _remove(work: Work, stages: Stages, steps: Sequence[Step]) -> tuple[str, ...
     if not steps:
         return ()
     # Marked first: the balancer must not send anybody to a child that is being destroyed.
-    stages.submit(drain_children, work, [step.name for step in steps]).result()
-    stages.submit(update_nginx, work, []).result()
+    stages.submit(drain_children, work, Batch(step.name for step in steps)).result()
+    stages.submit(update_nginx, work, Batch()).result()
     outcomes = stages.submit(destroy_children, work, "left behind", _targets(steps)).result()
     return tuple(outcome.name for outcome in outcomes if not outcome.ok)
 
@@ -147,11 +147,11 @@ def _retire(work: Work, stages: Stages, steps: Sequence[Step]) -> None:
     """Drain, wait for open connections, destroy; a child that could not be marked stays as it is."""
     if not steps:
         return
-    marked = stages.submit(drain_children, work, [step.name for step in steps]).result()
+    marked = stages.submit(drain_children, work, Batch(step.name for step in steps)).result()
     names = [outcome.name for outcome in marked if outcome.ok]
     work.draining.update(names)
-    stages.submit(update_nginx, work, []).result()
-    still_open = stages.submit(await_connections, work, names).result()
+    stages.submit(update_nginx, work, Batch()).result()
+    still_open = stages.submit(await_connections, work, Batch(names)).result()
     for name, number in sorted(still_open.items()):
         work.journal.remark(f"{name}: {number} connections were still open when it was retired")
     going = [step for step in steps if step.name in names]
@@ -165,19 +165,20 @@ def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
     if not steps:
         return set()
     parents = sorted({step.placement.parent for step in steps if step.placement is not None})
-    for frozen in [stages.submit(quiesce_parent, work, parent) for parent in parents]:
-        frozen.result()
+    _quiesce(work, stages, parents)
     places = {(p.parent, p.host): p.at_once for step in steps if (p := step.placement) is not None}
     work.pace.limit(sum(places.values()))
     # Each batch goes on by itself: a child that is slow to fork keeps no other from its identity.
-    verified: list[Pending[list[Outcome[Vm]]]] = []
-    for label, batch in _batches(steps):
+    verified: list[Pending[Batch[Outcome[Vm]]]] = []
+    batches = _batches(steps)
+    work.batches = len(batches)
+    for label, batch in batches:
         forked = stages.submit(fork_children, work, label, batch)
         identified = stages.submit(customize_guest, work, label, forked)
         verified.append(stages.submit(verify_registration, work, label, identified))
     ready = _values(outcome for pending in verified for outcome in pending.result())
-    served = _values(stages.submit(update_nginx, work, ready).result()) if ready else []
-    kept = _values(stages.submit(keep_children, work, served).result()) if served else []
+    served = _values(stages.submit(update_nginx, work, ready).result()) if ready else Batch[Vm]()
+    kept = _values(stages.submit(keep_children, work, served).result()) if served else Batch[Vm]()
     failed = {step.name for step in steps} - {vm.name for vm in kept}
     if failed:
         _destroy_unkept(work, stages, failed)
@@ -187,10 +188,10 @@ def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
 def _destroy_unkept(work: Work, stages: Stages, names: set[str]) -> None:
     # By a new look: a fork whose outcome is unknown may have left a VM that no outcome names.
     fleet = stages.submit(observe, work, "what failed").result()
-    targets = [(c.vm.name, c.vm.id) for c in fleet.children if c.vm.name in names and is_unkept(work, c.vm)]
+    targets = Batch((c.vm.name, c.vm.id) for c in fleet.children if c.vm.name in names and is_unkept(work, c.vm))
     if targets and work.permit.refusal() is None:
         stages.submit(destroy_children, work, "failed", targets).result()
-        stages.submit(update_nginx, work, []).result()
+        stages.submit(update_nginx, work, Batch()).result()
 
 
 def is_unkept(work: Work, vm: Vm) -> bool:
@@ -232,7 +233,7 @@ def _undo(work: Work, before: Fleet) -> None:
         return
     try:
         unkept = [vm for vm in work.world.hypervisor.list_vms(work.service) if is_unkept(work, vm)]
-        destroy_children.fn(work, "undo", [(vm.name, vm.id) for vm in unkept], undo=True)
+        destroy_children.fn(work, "undo", Batch((vm.name, vm.id) for vm in unkept), undo=True)
         for name in sorted(work.draining):
             work.world.registry.set_draining(work.service, name, draining=False)
         converge(work.world.registry, work.world.balancer, work.service)
@@ -252,18 +253,23 @@ def _last_look(work: Work) -> Fleet | None:
         return None
 
 
-def _batches(steps: Sequence[Step]) -> Iterator[tuple[str, Sequence[Step]]]:
-    if len(steps) <= EACH_ITS_OWN:
-        yield from ((step.name, [step]) for step in steps)
-        return
-    for first in range(0, len(steps), BATCH):
-        batch = steps[first : first + BATCH]
-        yield f"{batch[0].name} and {len(batch) - 1} more", batch
+def _quiesce(work: Work, stages: Stages, parents: Sequence[VmId]) -> None:
+    stages.submit(quiesce_parents, work, _label(parents), Batch(parents)).result()
 
 
-def _targets(steps: Iterable[Step]) -> list[tuple[str, VmId]]:
-    return [(step.name, step.vm) for step in steps if step.vm is not None]
+def _batches(steps: Sequence[Step]) -> list[tuple[str, Batch[Step]]]:
+    size = 1 if len(steps) <= EACH_ITS_OWN else BATCH
+    parts = [steps[first : first + size] for first in range(0, len(steps), size)]
+    return [(_label([step.name for step in part]), Batch(part)) for part in parts]
 
 
-def _values(outcomes: Iterable[Outcome[Vm]]) -> list[Vm]:
-    return [outcome.value for outcome in outcomes if outcome.value is not None]
+def _label(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _targets(steps: Iterable[Step]) -> Batch[tuple[str, VmId]]:
+    return Batch((step.name, step.vm) for step in steps if step.vm is not None)
+
+
+def _values(outcomes: Iterable[Outcome[Vm]]) -> Batch[Vm]:
+    return Batch(outcome.value for outcome in outcomes if outcome.value is not None)

@@ -1,6 +1,5 @@
 """Bring Nginx in line with Consul, and see each child answer through it."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
@@ -10,11 +9,11 @@ from forkyard.model import Outcome, Phase, Vm
 from forkyard.sync import converge
 from forkyard.waiting import wait_for
 from tasks.options import BATCH, SINGLE
-from tasks.work import Work
+from tasks.work import Batch, Work
 
 
 @task(name="update-nginx", task_run_name="update-nginx", **SINGLE)
-def update_nginx(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
+def update_nginx(work: Work, vms: Batch[Vm]) -> Batch[Outcome[Vm]]:
     """
     Put the registered children into Nginx and ask through it until each of *vms* has answered.
 
@@ -23,7 +22,7 @@ def update_nginx(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
     started = datetime.now(UTC)
     converge(work.world.registry, work.world.balancer, work.service)
     if not vms:
-        return []
+        return Batch()
     for vm in vms:
         work.journal.begin(vm.name, Phase.SERVING, started)
     timeout = work.world.policy.serve_timeout
@@ -36,7 +35,7 @@ def update_nginx(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
         seconds = updated + answered[vm.name] if error is None else told
         work.journal.end(vm.name, Phase.SERVING, seconds, error)
         outcomes.append(Outcome(vm.name, None if error else vm, error, error is not None, started, seconds))
-    return outcomes
+    return Batch(outcomes)
 
 
 def _probe(work: Work, names: frozenset[str], timeout: timedelta) -> tuple[dict[str, float], str]:
@@ -49,7 +48,7 @@ def _probe(work: Work, names: frozenset[str], timeout: timedelta) -> tuple[dict[
 
 
 @task(name="drain-children", task_run_name="drain-children", **BATCH)
-def drain_children(work: Work, names: Sequence[str]) -> list[Outcome[bool]]:
+def drain_children(work: Work, names: Batch[str]) -> Batch[Outcome[bool]]:
     """Mark each child as taking no new work."""
 
     def drain(name: str) -> Outcome[bool]:
@@ -64,7 +63,7 @@ def drain_children(work: Work, names: Sequence[str]) -> list[Outcome[bool]]:
 
 
 @task(name="await-connections", task_run_name="await-connections", **BATCH)
-def await_connections(work: Work, names: Sequence[str]) -> dict[str, int]:
+def await_connections(work: Work, names: Batch[str]) -> dict[str, int]:
     """
     Wait until no child of *names* has an open connection, at most the service's drain timeout.
 

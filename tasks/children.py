@@ -4,7 +4,6 @@ import base64
 import os
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +14,7 @@ from forkyard.model import ForkSpec, Identity, Outcome, Phase, Registration, Sta
 from forkyard.names import make_fork_id
 from forkyard.settings import Settings
 from tasks.options import BATCH
-from tasks.work import Work
+from tasks.work import Batch, Work
 
 _IDENTITIES = uuid.UUID("0f5b1f0e-3f5d-4f6b-9d0e-9a5f7f6d2c11")
 
@@ -24,10 +23,10 @@ CALL_TIMEOUT = timedelta(seconds=20)
 
 
 @task(name="fork-children", task_run_name="fork-children {label}", **BATCH)
-def fork_children(work: Work, label: str, steps: Sequence[Step]) -> list[Outcome[Vm]]:
+def fork_children(work: Work, label: str, steps: Batch[Step]) -> Batch[Outcome[Vm]]:
     """Fork each step's child, its network down; none any more once too many have failed."""
     work.pace.enter(label, stop=work.permit.stop)
-    return work.each(steps, lambda step: _fork(work, step))
+    return work.each_among_others(steps, lambda step: _fork(work, step))
 
 
 def _fork(work: Work, step: Step) -> Outcome[Vm]:
@@ -54,10 +53,10 @@ def _fork(work: Work, step: Step) -> Outcome[Vm]:
 
 
 @task(name="customize-guest", task_run_name="customize-guest {label}", **BATCH)
-def customize_guest(work: Work, label: str, forked: Sequence[Outcome[Vm]]) -> list[Outcome[Vm]]:
+def customize_guest(work: Work, label: str, forked: Batch[Outcome[Vm]]) -> Batch[Outcome[Vm]]:
     """Give each forked child its identity; what failed before passes through as it is."""
     del label
-    return work.each(forked, lambda outcome: _customize(work, outcome))
+    return work.each_among_others(forked, lambda outcome: _customize(work, outcome))
 
 
 def _customize(work: Work, forked: Outcome[Vm]) -> Outcome[Vm]:
@@ -110,7 +109,7 @@ def make_bare_identity(settings: Settings, vm: Vm) -> Identity:
 
 
 @task(name="keep-children", task_run_name="keep-children", **BATCH)
-def keep_children(work: Work, vms: Sequence[Vm]) -> list[Outcome[Vm]]:
+def keep_children(work: Work, vms: Batch[Vm]) -> Batch[Outcome[Vm]]:
     """Make children that serve members of the fleet: their stamps no longer expire."""
     return work.each(vms, lambda vm: _keep(work, vm))
 
@@ -125,8 +124,8 @@ def _keep(work: Work, vm: Vm) -> Outcome[Vm]:
 
 @task(name="destroy-children", task_run_name="destroy-children {label}", **BATCH)
 def destroy_children(
-    work: Work, label: str, children: Sequence[tuple[str, VmId]], *, undo: bool = False
-) -> list[Outcome[bool]]:
+    work: Work, label: str, children: Batch[tuple[str, VmId]], *, undo: bool = False
+) -> Batch[Outcome[bool]]:
     """
     Destroy each child and remove what it left in the registry; with *undo* also after the request was cancelled.
 

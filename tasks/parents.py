@@ -7,17 +7,22 @@ from prefect import task
 
 from forkyard.errors import ForkyardError
 from forkyard.hypervisors import StartsAhead
-from forkyard.model import FrozenParent, VmId
+from forkyard.model import VmId
 from tasks.options import SINGLE
-from tasks.work import Work
+from tasks.work import Batch, Work
 
 logger = logging.getLogger(__name__)
 
 
-@task(name="quiesce-parent", task_run_name="quiesce-parent {parent}", **SINGLE)
-def quiesce_parent(work: Work, parent: VmId) -> FrozenParent:
-    """Quiesce the application and freeze the VM; a frozen parent is proved to be whole and returned as it is."""
-    return work.world.hypervisor.freeze(parent, timeout=work.world.policy.fork_timeout)
+@task(name="quiesce-parent", task_run_name="quiesce-parent {label}", **SINGLE)
+def quiesce_parents(work: Work, label: str, parents: Batch[VmId]) -> None:
+    """
+    Quiesce each parent's application and freeze its VM; a frozen parent is proved to be whole and left as it is.
+
+    One task for all of them: on a cluster each host has one, and nearly always all are frozen.
+    """
+    del label
+    work.each(parents, lambda parent: work.world.hypervisor.freeze(parent, timeout=work.world.policy.fork_timeout))
 
 
 START_AHEAD = timedelta(seconds=30)

@@ -1,7 +1,7 @@
 """See children register themselves in Consul and pass their checks; seen by one blocking query for all of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +14,7 @@ from forkyard.errors import NotReady
 from forkyard.model import Outcome, Phase, Registration, Vm
 from forkyard.registry import Registry
 from tasks.options import BATCH
-from tasks.work import Work
+from tasks.work import Batch, Work
 
 T = TypeVar("T")
 
@@ -85,10 +85,10 @@ def watching(work: Work) -> Iterator[None]:
 
 
 @task(name="verify-consul-registration", task_run_name="verify-consul-registration {label}", **BATCH)
-def verify_registration(work: Work, label: str, identified: Sequence[Outcome[Vm]]) -> list[Outcome[Vm]]:
+def verify_registration(work: Work, label: str, identified: Batch[Outcome[Vm]]) -> Batch[Outcome[Vm]]:
     """Wait until each identified child is registered and passes its checks; then others may begin."""
     try:
-        return work.each(identified, lambda outcome: _verify(work, outcome))
+        return work.each_among_others(identified, lambda outcome: _verify(work, outcome))
     finally:
         work.pace.leave(label)
 
