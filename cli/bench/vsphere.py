@@ -21,6 +21,7 @@ from typing import Self
 
 from cli.bench import Context, Json, Run
 from cli.bench.parts import SERVICE, find_excess, require_room, run_command, scale_to
+from cli.bench.vsphere_plain import PlainMaker
 from forkyard.errors import InvalidRequest, PermanentError, TransientError
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.model import ForkSpec, Placement, Stamp
@@ -31,12 +32,13 @@ from lab.own_vcenter import make_vcenter
 from lab.vsphere import Door, VCenter, find_vcenter, start_vcenter, stop_vcenter
 from lab.vsphere_build import build_vcenter
 from tasks.children import make_bare_identity
+from tasks.work import PARALLEL
 
 MANY, SOME = 1000, 200
 RUN_PROCESS = "forkyard-run"
 """What a run's process is called in the process list."""
-PARALLEL = 320
-"""Children in flight at once: as many as twenty batches of the flow have."""
+MOST_MEMORY = 600 << 20
+"""Bytes that the process of a flow with a thousand children may take."""
 PATIENCE = timedelta(minutes=10)
 CLONE_SECONDS, SERIALIZED = 1.0, 0.2
 RESTART_AFTER, RESTART_SECONDS = 4.0, 2.0
@@ -57,7 +59,14 @@ FAULTS = [
 
 
 def measure_thousand(context: Context) -> Sequence[Run]:
-    """0 to 1,000 through the whole command, over the driver's bare calls with the same parallelism, in each run."""
+    """
+    0 to 1,000 by the flow's run, over the same calls by plain pyVmomi with the same parallelism, in each run.
+
+    Beside it stands how long the driver takes for its bare calls: what is left is the flow's, Consul's and Nginx's.
+
+    Raises:
+        PermanentError: not all serve, the spread over hosts differs by more than one, or the flow took too much memory.
+    """
     require_room(context, MANY)
     door = require_vcenter(context)
     return [_thousand_once(context, door) for _ in range(context.runs)]
@@ -74,8 +83,13 @@ def _thousand_once(context: Context, door: Door) -> Run:
     scale_to(context, 0)
     with bare_vcenter(context) as (bare, settings):
         set_rules(bare, delays=DELAYS)
-        context.say(f"{MANY} children by the bare calls")
+        context.say(f"{MANY} children by the driver's bare calls")
         bare_seconds, bare_calls = run_bare(settings, MANY)
+    with bare_vcenter(context) as (bare, settings):
+        set_rules(bare, delays=DELAYS)
+        context.say(f"{MANY} children by plain pyVmomi")
+        plain_seconds = run_plain(bare, settings, MANY)
+        plain_calls = take_calls(bare)
     with _rules(door, delays=DELAYS):
         take_calls(door)
         with MemoryWatch() as memory:
@@ -83,21 +97,28 @@ def _thousand_once(context: Context, door: Door) -> Run:
         calls = take_calls(door)
     children = _listed(whole["children"])
     hosts = Counter(str(child["host"]) for child in children if child["phase"] == "serving")
-    seconds = float(str(whole["seconds"]))
+    spread = [min(hosts.values()), max(hosts.values())]
+    excess = find_excess(context, MANY)
+    run_seconds = float(str(whole["run_seconds"]))
     details: Json = {
-        "command_seconds": seconds,
-        "run_seconds": whole["run_seconds"],
-        "bare_seconds": round(bare_seconds, 3),
+        "command_seconds": float(str(whole["seconds"])),
+        "run_seconds": run_seconds,
+        "plain_seconds": round(plain_seconds, 3),
+        "driver_seconds": round(bare_seconds, 3),
+        "run_over_driver": round(run_seconds / bare_seconds, 2),
         "serving": whole["serving"],
-        "children_per_host": [min(hosts.values()), max(hosts.values())],
+        "children_per_host": spread,
         "calls_per_child": round(sum(calls.values()) / MANY, 2),
-        "bare_calls_per_child": round(sum(bare_calls.values()) / MANY, 2),
+        "driver_calls_per_child": round(sum(bare_calls.values()) / MANY, 2),
+        "plain_calls_per_child": round(sum(plain_calls.values()) / MANY, 2),
         "calls": dict(sorted(calls.items(), key=lambda one: -one[1])[:8]),
-        "not_as_asked": find_excess(context, MANY),
         "flow_memory_bytes": memory.most,
     }
+    if excess or spread[1] - spread[0] > 1 or memory.most > MOST_MEMORY:
+        text = f"the figures do not count: {'; '.join(excess) or 'spread or memory'}: {details}"
+        raise PermanentError(text)
     scale_to(context, 0)
-    return Run(float(str(whole["run_seconds"])) / bare_seconds, details)
+    return Run(run_seconds / plain_seconds, details)
 
 
 def _faults_once(context: Context, door: Door) -> Run:
@@ -132,6 +153,21 @@ def _scale_until(context: Context, target: int) -> Json:
             continue
         return {"requests": attempt, "seconds": round(time.monotonic() - begun, 3)}
     return {"requests": attempt, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def run_plain(door: Door, settings: Settings, number: int) -> float:
+    """Make *number* children by plain pyVmomi; returns the seconds."""
+    hypervisor = VsphereHypervisor(settings)
+    try:
+        places = hypervisor.placements(SERVICE)
+    finally:
+        hypervisor.close()
+    take_calls(door)
+    plain = PlainMaker(settings, SERVICE, PARALLEL)
+    try:
+        return plain.make(number, places)
+    finally:
+        plain.close()
 
 
 def run_bare(settings: Settings, number: int) -> tuple[float, Counter[str]]:
