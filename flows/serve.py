@@ -42,7 +42,13 @@ async def serve(settings: "Settings", config: Path | None, ready: Path | None) -
     wait_for(lambda: api.is_up() or None, what="the Prefect server", timeout=SERVER_UP)
     parameters = {"config": str(config)} if config else {}
     runner = WarmRunner(
-        FLOWS, ready=ready, name="forkyard", query_seconds=POLL.total_seconds(), pause_on_shutdown=False, limit=None
+        FLOWS,
+        hypervisors={service.hypervisor for service in settings.services.values()},
+        ready=ready,
+        name="forkyard",
+        query_seconds=POLL.total_seconds(),
+        pause_on_shutdown=False,
+        limit=None,
     )
     schedules = [_sweep(service) for service in sorted(settings.services)]
     for found, when in ((scale, []), (reap_service, schedules)):

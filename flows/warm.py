@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -50,12 +50,20 @@ logger = logging.getLogger(__name__)
 PRELOADED = (
     *("prefect.flow_engine", "prefect.task_engine", "prefect.engine", "prefect.concurrency._sync"),
     *("prefect.utilities.visualization", "anyio._backends._asyncio", "encodings.idna", "rich._emoji_codes"),
-    # The drivers, half a second of CPU together, which `open_world` and the first child would else pay.
-    *("forkyard.hypervisors.qemu.driver", "forkyard.hypervisors.qemu.network", "forkyard.hypervisors.qemu.qmp"),
-    *("forkyard.registry.consul", "forkyard.balancer.nginx", "pyroute2", "pyroute2.netns"),
+    # What `open_world` and the first child would else pay, half a second of CPU together with a driver.
+    *("forkyard.registry.consul", "forkyard.balancer.nginx"),
     *("forkyard.requests.gate", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql"),
 )
 """What every run imports beside its flow, much of it lazily; imported once, in the process that is forked."""
+
+DRIVERS: Mapping[str, Sequence[str]] = {
+    "qemu": (
+        *("forkyard.hypervisors.qemu.driver", "forkyard.hypervisors.qemu.network", "forkyard.hypervisors.qemu.qmp"),
+        *("pyroute2", "pyroute2.netns"),
+    ),
+    "vsphere": ("forkyard.hypervisors.vsphere.driver", "pyVmomi.SoapAdapter"),
+}
+"""The same by hypervisor: only what some service uses."""
 
 
 LOST = timedelta(seconds=3)
@@ -70,14 +78,27 @@ class WarmRunner(Runner):
     Prefect is pinned to a minor release.
     """
 
-    def __init__(self, flows: Mapping[str, str], *, ready: Path | None = None, **options: Any) -> None:  # noqa: ANN401 - Prefect's own
-        """Serve *flows*: by deployment name, where each is found (`module:name`); touch *ready* when runs may come."""
+    def __init__(
+        self,
+        flows: Mapping[str, str],
+        *,
+        hypervisors: Iterable[str] = (),
+        ready: Path | None = None,
+        **options: Any,  # noqa: ANN401 - Prefect's own
+    ) -> None:
+        """
+        Serve *flows*: by deployment name, where each is found (`module:name`); touch *ready* when runs may come.
+
+        The drivers of *hypervisors* are imported ahead.
+        """
         super().__init__(**options)
         self._ready = ready
         self._flows = dict(flows)
         self.alive: set[UUID] = set()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*PRELOADED, *(where.partition(":")[0] for where in flows.values())])
+        drivers = [module for name in hypervisors for module in DRIVERS[name]]
+        modules = [where.partition(":")[0] for where in flows.values()]
+        self._context.set_forkserver_preload([*PRELOADED, *drivers, *modules])
 
     async def __aenter__(self) -> Self:
         """Start as any runner, and have the imports done before the first run comes."""
