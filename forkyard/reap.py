@@ -188,19 +188,27 @@ def _judge(child: Child, *, now: datetime, leased: bool) -> Orphan | None:
 def _remove(world: World, orphans: tuple[Orphan, ...], *, lost: Event, timeout: timedelta) -> tuple[Removal, ...]:
     if not orphans:
         return ()
+    unlist = partial(_unlist, world, frozenset(orphan.name for orphan in orphans))
     # Out of Nginx before anything ends, so that a player's request never meets a child that is being removed.
-    failed = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
-    unlisted = _attempt(partial(_unlist, world, frozenset(orphan.name for orphan in orphans)))
+    hidden = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
+    unlisted = _attempt(unlist)
+    cleared = {orphan.mark: _cleared(world, orphan, lost, timeout) for orphan in orphans}
+    if unlisted is not None and not lost.is_set():
+        # A full disk is why people reap: what was removed may have made the room that was missing.
+        unlisted = _attempt(unlist)
     removals: list[Removal] = []
     for orphan in orphans:
-        if lost.is_set():
-            removals.append(Removal(orphan, "the lease was lost: left alone"))
-            continue
-        error = _attempt(partial(_clear, world, orphan, timeout))
-        reasons = [reason for reason in (failed[orphan.name], unlisted, error) if reason is not None]
-        logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, "; ".join(reasons) or "removed")
-        removals.append(Removal(orphan, "; ".join(reasons) or None))
+        found = (hidden[orphan.name], unlisted, cleared[orphan.mark])
+        reasons = "; ".join(reason for reason in found if reason is not None)
+        logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, reasons or "removed")
+        removals.append(Removal(orphan, reasons or None))
     return tuple(removals)
+
+
+def _cleared(world: World, orphan: Orphan, lost: Event, timeout: timedelta) -> str | None:
+    if lost.is_set():
+        return "the lease was lost: left alone"
+    return _attempt(partial(_clear, world, orphan, timeout))
 
 
 def _hide(world: World, orphan: Orphan) -> None:

@@ -20,6 +20,7 @@ class Balancer(Protocol):
 
         Raises:
             PermanentError: nginx refuses the file; its own words are in the message.
+            CapacityExhausted: no room to write it.
             Unavailable: no nginx answers on the control socket.
         """
         ...

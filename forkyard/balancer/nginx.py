@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import RLock
@@ -19,6 +19,7 @@ from forkyard.balancer.nginx_probe import probe_servers
 from forkyard.balancer.nginx_process import NginxProcess
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.model import Server, Upstream
+from forkyard.oserrors import translated
 from forkyard.settings import NginxSettings
 from forkyard.waiting import wait_for
 
@@ -50,7 +51,7 @@ class NginxBalancer:
     def prepare(self, service: str) -> None:
         """Write an empty upstream for a service that has none, so that an nginx that names it can start."""
         check_service(service)
-        with self.exclusive():
+        with self._writing(service), self.exclusive():
             if not self._path(service).exists():
                 self._path(service).parent.mkdir(parents=True, exist_ok=True)
                 file = UpstreamFile(1, Upstream(service, ()))
@@ -60,7 +61,7 @@ class NginxBalancer:
         """Make *upstream* the one in force, or raise and leave the old one working; see `Balancer.apply`."""
         check_service(upstream.service)
         wanted = Upstream(upstream.service, tuple(sorted(upstream.servers)))
-        with self.exclusive():
+        with self._writing(upstream.service), self.exclusive():
             old = self._read(upstream.service)
             serving = self._nginx.generation(upstream.service)
             if old is not None and old.upstream == wanted and old.generation == serving:
@@ -78,7 +79,6 @@ class NginxBalancer:
                 if self._depth > 1:
                     yield
                     return
-                self._directory.mkdir(parents=True, exist_ok=True)
                 with _flocked(self._directory / "lock"):
                     yield
             finally:
@@ -98,10 +98,15 @@ class NginxBalancer:
 
     def _read(self, service: str) -> UpstreamFile | None:
         check_service(service)
+        path = self._path(service)
         try:
-            return parse_upstream(service, self._path(service).read_text())
+            with translated(f"{service}: reading {path}"):
+                return parse_upstream(service, path.read_text())
         except FileNotFoundError:
             return None
+
+    def _writing(self, service: str) -> AbstractContextManager[None]:
+        return translated(f"{service}: writing {self._path(service)}")
 
     def _left(self, old: UpstreamFile | None, wanted: Upstream) -> tuple[Server, ...]:
         """Servers out of the upstream whose connections somebody may still wait for."""
@@ -164,16 +169,23 @@ def _replace(path: Path, text: str) -> None:
     """Write the file under another name, then rename: nginx never reads half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")  # not *.conf: nginx must not read it
-    with fresh.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        fresh.replace(path)
+    except OSError:
+        # On a full disk even half a file is room that somebody needs.
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def _flocked(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with translated(f"the lock {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def locked() -> bool | None:
         try:
