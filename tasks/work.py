@@ -9,11 +9,12 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from forkyard.errors import ForkyardError, TransientError
+from forkyard.errors import MENDABLE, ForkyardError, TransientError
 from forkyard.model import Fleet, Outcome, Phase, ScalePlan, ScaleRequest
 from forkyard.report import Journal, Report
 from forkyard.world import World
@@ -150,32 +151,32 @@ class Work:
         started = datetime.now(UTC)
         if phase is not None:
             self.journal.begin(name, phase, started)
-        value, error, transient = self._try(name, call, started + timeout, undo=undo)
+        outcome = self._try(name, call, started + timeout, undo=undo)
         seconds = (datetime.now(UTC) - started).total_seconds()
         if phase is not None:
-            self.journal.end(name, phase, seconds, error)
-        return Outcome(name, value, error, transient, started, seconds)
+            self.journal.end(name, phase, seconds, outcome.error, mendable=outcome.mendable)
+        elif outcome.error is not None:
+            self.journal.failed(name, outcome.error, mendable=outcome.mendable)
+        return replace(outcome, started=started, seconds=seconds)
 
-    def _try(
-        self, name: str, call: Callable[[timedelta], T], deadline: datetime, *, undo: bool
-    ) -> tuple[T | None, str | None, bool]:
+    def _try(self, name: str, call: Callable[[timedelta], T], deadline: datetime, *, undo: bool) -> Outcome[T]:
         for pause in _pauses():
             refusal = self.permit.refusal(undo=undo)
             if refusal is not None:
-                return None, f"{name}: not begun: {refusal}", False
+                return Outcome(name, None, f"{name}: not begun: {refusal}")
             try:
-                return call(deadline - datetime.now(UTC)), None, False
+                return Outcome(name, call(deadline - datetime.now(UTC)))
             except TransientError as error:
                 # One more go only while the child could still make it in time.
                 if pause is None or datetime.now(UTC) + timedelta(seconds=pause) >= deadline:
-                    return None, str(error), True
+                    return Outcome(name, None, str(error), transient=True)
                 logger.info("%s: again in %.1f s: %s", name, pause, error)
                 self.permit.stop.wait(pause)
             except ForkyardError as error:
-                return None, str(error), False
+                return Outcome(name, None, str(error), mendable=isinstance(error, MENDABLE))
             except Exception as error:  # a bug met by one child must not leave the others half made
                 logger.exception("%s: a bug", name)
-                return None, f"{name}: a bug: {type(error).__name__}: {error}", False
+                return Outcome(name, None, f"{name}: a bug: {type(error).__name__}: {error}")
         raise AssertionError  # the last pause is None, and that returns
 
     def each(self, items: Sequence[Item], act: Callable[[Item], T]) -> list[T]:

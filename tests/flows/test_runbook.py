@@ -12,7 +12,15 @@ from prefect import Task
 
 from flows.runbook import scale_fleet
 from flows.stages import DirectStages, Pending
-from forkyard.errors import InvalidRequest, LeaseHeld, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
+from forkyard.errors import (
+    CapacityExhausted,
+    InvalidRequest,
+    LeaseHeld,
+    OutcomeUnknown,
+    PermanentError,
+    Unavailable,
+    VerificationFailed,
+)
 from forkyard.holders import make_holder
 from forkyard.model import Intent, LeaseHolder, Phase, Registration
 from forkyard.names import new_request_id
@@ -153,6 +161,29 @@ def test_after_repeated_failures_no_more_children_are_made(yard: Yard) -> None:
     assert "repeated failures" in report.message
     # The limit, and at most those that were being forked at that moment.
     assert yard.fake.counted()["fork"] <= 3 + 100 // 10 + 32
+
+
+def test_children_that_all_fail_for_want_of_room_are_told_with_it_and_can_be_mended(yard: Yard) -> None:
+    yard.fake.fail("fork", CapacityExhausted("the disk is full. Free some room."))
+    report, error = yard.run(yard.work(2))
+    assert error is None
+    assert report.refused
+    assert report.message.endswith(" children failed: the disk is full. Free some room.")
+
+
+def test_one_failure_that_nobody_can_mend_makes_the_request_none_that_can(yard: Yard) -> None:
+    yard.fake.fail("fork", CapacityExhausted("no room"), name="*-1")
+    yard.fake.fail("fork", PermanentError("the parent is broken"))
+    report = yard.scale(2)
+    assert not report.refused
+    assert report.message.endswith(" like this: the parent is broken")
+
+
+def test_a_child_that_could_not_be_kept_says_why(yard: Yard) -> None:
+    yard.fake.fail("restamp", CapacityExhausted("the disk is full"))
+    report = yard.scale(1)
+    assert report.refused
+    assert "the disk is full" in report.message
 
 
 def test_when_all_fail_the_fleet_is_as_it_was(yard: Yard) -> None:
