@@ -67,10 +67,8 @@ def _elapsed(work: Work) -> float:
 
 def _message(work: Work, after: Fleet | None, serving: int, error: BaseException | None, *, ok: bool) -> str:
     wanted = work.request.target
-    if isinstance(error, ForkyardError):
-        return str(error)
     if error is not None:
-        return f"stopped by {type(error).__name__}: {serving} serve"
+        return _tell_error(work, after, serving, error)
     if ok:
         return f"{serving} of {wanted} serving"
     if work.permit.lease_lost:
@@ -78,6 +76,15 @@ def _message(work: Work, after: Fleet | None, serving: int, error: BaseException
     left = _tell_others(after) if after is not None else ""
     stop = " (stopped making children after repeated failures)" if work.permit.breaker_open else ""
     return f"{serving} of {wanted} serving{left}{stop}{_tell_failures(work)}"
+
+
+def _tell_error(work: Work, after: Fleet | None, serving: int, error: BaseException) -> str:
+    now = f"{serving} of {work.request.target} serving" if after is not None else "nobody knows how many serve"
+    if not isinstance(error, ForkyardError):
+        return f"stopped by {type(error).__name__}: {now}"
+    # Before anything was begun the error is all there is to say.
+    begun = work.permit.stop.is_set()
+    return f"{str(error).removesuffix('.')}. {now[:1].upper()}{now[1:]}." if begun else str(error)
 
 
 def _can_be_mended(work: Work, after: Fleet | None) -> bool:

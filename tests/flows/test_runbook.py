@@ -22,7 +22,8 @@ from forkyard.errors import (
     VerificationFailed,
 )
 from forkyard.holders import make_holder
-from forkyard.model import Intent, LeaseHolder, Phase, Registration
+from forkyard.hypervisors.fake import FakeHypervisor
+from forkyard.model import Intent, LeaseHolder, Phase, Placement, Registration
 from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.report import Report
@@ -278,6 +279,37 @@ def test_a_request_that_is_interrupted_leaves_the_fleet_as_it_was(yard: Yard, ta
     assert not yard.fake.holders
 
 
+@pytest.mark.parametrize("task", ["verify-consul-registration", "update-nginx", "keep-children"])
+def test_a_first_request_that_is_interrupted_leaves_no_wish_on_record(yard: Yard, task: str) -> None:
+    with InterruptedAt(task) as stages:
+        scale_fleet(yard.work(4), stages)
+    assert yard.names() == []
+    assert yard.fake.intents["game"].wanted == 0
+
+
+def test_an_nginx_that_goes_down_meanwhile_keeps_no_child_alive_and_no_wish_on_record(yard: Yard) -> None:
+    yard.scale(2)
+    before = yard.names()
+    yard.fake.fail("apply", Unavailable("no nginx runs"))
+    report, error = yard.run(yard.work(4))
+    assert isinstance(error, Unavailable)
+    assert yard.names() == before
+    assert yard.fake.intents["game"].wanted == 2
+    assert report.notes == (
+        "Nginx could not be brought in line with Consul: no nginx runs. `forkyard sync` does it when that is mended.",
+    )
+
+
+def test_children_kept_before_a_later_round_failed_are_counted_on_record_and_in_the_message(yard: Yard) -> None:
+    # Two fit, two do not, and the second round finds no room to plan for.
+    yard.fake.fail("fork", PermanentError("broken"), name="*-[34]")
+    report, error = yard.run(crowded_after_a_round(yard, yard.work(4)))
+    assert isinstance(error, CapacityExhausted)
+    assert len(yard.names()) == yard.fake.intents["game"].wanted == report.serving == 2
+    assert report.message.endswith(" 2 of 4 serving.")
+    assert report.refused
+
+
 def test_a_drain_that_is_interrupted_puts_the_children_back_to_work(yard: Yard) -> None:
     yard.scale(3)
     before = yard.names()
@@ -354,6 +386,18 @@ class InterruptedAt(DirectStages):
         if task.name == self._task:
             raise KeyboardInterrupt
         return super().submit(task, *args)
+
+
+def crowded_after_a_round(yard: Yard, work: Work) -> Work:
+    """Let the plan of a second round find no room."""
+
+    class Crowded(FakeHypervisor):
+        def placements(self, service: str) -> list[Placement]:
+            found = super().placements(service)
+            return [replace(place, room=0) for place in found] if self.world.counted()["restamp"] else found
+
+    work.world = replace(work.world, hypervisor=Crowded(yard.fake))
+    return work
 
 
 def stopped_at(call: str, yard: Yard, stop: Callable[[], None], work: Work) -> Report:
