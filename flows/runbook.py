@@ -19,7 +19,7 @@ from forkyard.plan import limit_forks, make_plan
 from forkyard.report import Report
 from tasks.balancer import await_connections, drain_children, update_nginx
 from tasks.children import customize_guest, destroy_children, fork_children, keep_children
-from tasks.observe import count_connections, observe, observe_settled
+from tasks.observe import count_connections, observe, observe_before, observe_settled
 from tasks.parents import quiesce_parent
 from tasks.registration import verify_registration, watching
 from tasks.work import Work
@@ -72,7 +72,7 @@ def _leased(work: Work) -> Iterator[None]:
 
 
 def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
-    fleet = stages.submit(observe, work, "before").result()
+    fleet = stages.submit(observe_before, work).result()
     if fleet.parents or work.request.target <= len(fleet.children):
         return fleet
     # The first fork ever: the parent runs still, and only a frozen one has placements.

@@ -14,6 +14,10 @@ class Balancer(Protocol):
         """The upstream in force, or None when there is none for the service."""
         ...
 
+    def check_running(self) -> None:
+        """Raise Unavailable unless the balancer runs, so that what is made now can come to serve."""
+        ...
+
     def apply(self, upstream: Upstream) -> None:
         """
         Make *upstream* the one in force, or raise and leave the old one working. The same again does nothing.

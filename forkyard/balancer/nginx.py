@@ -57,6 +57,10 @@ class NginxBalancer:
                 file = UpstreamFile(1, Upstream(service, ()))
                 _replace(self._path(service), render_upstream(file, self._directory))
 
+    def check_running(self) -> None:
+        """Raise Unavailable unless Nginx runs and answers."""
+        self._nginx.check()
+
     def apply(self, upstream: Upstream) -> None:
         """Make *upstream* the one in force, or raise and leave the old one working; see `Balancer.apply`."""
         check_service(upstream.service)
@@ -152,7 +156,7 @@ class NginxBalancer:
                 if other.name != name:
                     (upstreams / other.name).symlink_to(other)
             (upstreams / name).write_text(text)
-            self._nginx.check(candidate, upstreams / name)
+            self._nginx.judge(candidate, upstreams / name)
 
     def _await(self, service: str, generation: int) -> None:
         wait_for(

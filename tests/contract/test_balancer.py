@@ -225,8 +225,11 @@ def test_without_nginx_nothing_is_changed_and_a_new_one_goes_on_with_what_was(
     os.kill(master(outside), signal.SIGKILL)
     with pytest.raises(Unavailable):
         nginx.apply(upstream(child(2)))
+    with pytest.raises(Unavailable, match="Start nginx"):
+        nginx.check_running()
     assert nginx.upstream("game") == upstream(child(1))
     outside.start()
+    nginx.check_running()
     assert outside.ask().json() == {"child": "game-1"}
 
 

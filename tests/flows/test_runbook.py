@@ -287,6 +287,16 @@ def test_a_first_request_that_is_interrupted_leaves_no_wish_on_record(yard: Yard
     assert yard.fake.intents["game"].wanted == 0
 
 
+def test_without_nginx_nothing_is_made_and_nothing_recorded(yard: Yard) -> None:
+    yard.fake.parents.clear()
+    yard.fake.add_parent("game", frozen=False)
+    yard.fake.fail("check_running", Unavailable("no nginx runs. Start it."))
+    report, error = yard.run(yard.work(4))
+    assert isinstance(error, Unavailable)
+    assert report.message.startswith("no nginx runs. Start it.")
+    assert not yard.fake.counted().keys() & {"freeze", "fork", "record_intent"}
+
+
 def test_an_nginx_that_goes_down_meanwhile_keeps_no_child_alive_and_no_wish_on_record(yard: Yard) -> None:
     yard.scale(2)
     before = yard.names()
