@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from datetime import UTC, datetime
 
-from forkyard.errors import MENDABLE, ForkyardError
+from forkyard.errors import MENDABLE, ForkyardError, explain
 from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
 from forkyard.report import ChildReport, Interval, Report
 from tasks.work import Work
@@ -83,8 +83,8 @@ def _tell_error(work: Work, after: Fleet | None, serving: int, error: BaseExcept
     if not isinstance(error, ForkyardError):
         return f"stopped by {type(error).__name__}: {now}"
     # Before anything was begun the error is all there is to say.
-    begun = work.permit.stop.is_set()
-    return f"{str(error).removesuffix('.')}. {now[:1].upper()}{now[1:]}." if begun else str(error)
+    begun, text = work.permit.stop.is_set(), explain(error)
+    return f"{text.removesuffix('.')}. {now[:1].upper()}{now[1:]}." if begun else text
 
 
 def _can_be_mended(work: Work, after: Fleet | None) -> bool:

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from forkyard.model import Intent, LeaseHolder, Registration
 
+ELECTION = timedelta(seconds=10)
+"""How long a registry that does not answer is asked again before a request: for so long it may choose a new leader."""
+
 
 class Lease(Protocol):
     """A held lease: renewed in the background until the context ends."""

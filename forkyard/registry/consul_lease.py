@@ -18,8 +18,9 @@ from typing import Any
 
 from forkyard.errors import ForkyardError, LeaseHeld, NotFound, NotReady, TransientError, VerificationFailed
 from forkyard.model import LeaseHolder
+from forkyard.registry import ELECTION
 from forkyard.registry.consul_client import ConsulClient
-from forkyard.waiting import wait_for
+from forkyard.waiting import patiently, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,14 @@ def _open_session(client: ConsulClient, service: str, ttl: int) -> str:
     # No health check is tied to it: the default, the node's own, would end the lease of a living flow because
     # the Consul agent that it happened to speak to restarted. No lock delay: break_lease is for the dead only,
     # and a holder that lives on is fenced.
-    session: str = client.call(lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl))
-    return session
+    # Asked again during an election: a session whose answer was lost on the way ends by itself.
+    def create() -> str:
+        made: str = client.call(
+            lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl)
+        )
+        return made
+
+    return patiently(create, timeout=ELECTION)
 
 
 def _take(client: ConsulClient, service: str, session: str, holder: LeaseHolder, wait: timedelta) -> int:
@@ -116,7 +123,7 @@ def _take(client: ConsulClient, service: str, session: str, holder: LeaseHolder,
         other = read_holder(client, service)
         text = f"{service}: {_described(other)}. Wait for it, or ask again later."
         raise LeaseHeld(text) from error
-    entry = _read(client, service)
+    entry = patiently(lambda: _read(client, service), timeout=ELECTION)
     if entry is None or entry.session != session:
         text = f"{service}: the lease was taken and lost again at once. Ask again."
         raise LeaseHeld(text)

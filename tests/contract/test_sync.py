@@ -326,8 +326,10 @@ def test_sync_and_a_flow_may_converge_at_the_same_time(bench: Bench) -> None:
 
 def test_an_agent_that_is_away_is_unavailable_and_not_an_empty_list() -> None:
     registry = ConsulRegistry(ConsulSettings(url="http://127.0.0.1:9"))
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(Unavailable) as caught:
         registry.registrations("game")
+    # Not one word of the libraries in between.
+    assert str(caught.value) == "consul at http://127.0.0.1:9: no answer (Connection refused)"
 
 
 def test_a_token_that_consul_rejects_is_told_as_such(bench: Bench, tmp_path: Path) -> None:

@@ -255,6 +255,20 @@ def test_the_lease_of_a_dead_process_of_this_host_is_broken(yard: Yard) -> None:
     assert yard.scale(1).ok
 
 
+def test_a_registry_that_chooses_its_leader_when_a_request_begins_is_waited_for(yard: Yard) -> None:
+    yard.fake.fail("holder", Unavailable("No cluster leader"), times=3)
+    assert yard.scale(1).ok
+
+
+def test_a_registry_that_is_away_is_told_with_a_next_step(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard.holders.ELECTION", timedelta(seconds=0.2))
+    yard.fake.fail("holder", Unavailable("consul at http://127.0.0.1:8500: no answer (Connection refused)"))
+    assert yard.scale(1).message == (
+        "consul at http://127.0.0.1:8500: no answer (Connection refused). "
+        "`forkyard doctor` says what does not answer and what to do."
+    )
+
+
 def test_a_lost_lease_stops_all_changes(yard: Yard) -> None:
     yard.scale(1)
     yard.fake.delay("identify", timedelta(seconds=0.3))
