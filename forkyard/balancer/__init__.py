@@ -25,6 +25,7 @@ class Balancer(Protocol):
         Raises:
             PermanentError: nginx refuses the file; its own words are in the message.
             CapacityExhausted: no room to write it.
+            NotReady: nginx has not taken it up in time, and does not say that it refuses it.
             Unavailable: no nginx answers on the control socket.
         """
         ...

@@ -42,6 +42,7 @@ class NginxBalancer:
         self._nginx = NginxProcess(settings.binary, settings.directory, settings.namespace)
         self._thread_lock = RLock()
         self._depth = 0
+        self._newest = 0
 
     def upstream(self, service: str) -> Upstream | None:
         """The upstream in force, or None when there is none for the service."""
@@ -70,7 +71,8 @@ class NginxBalancer:
             serving = self._nginx.generation(upstream.service)
             if old is not None and old.upstream == wanted and old.generation == serving:
                 return
-            generation = max(old.generation if old else 0, serving or 0) + 1
+            # Nor one that was taken back: a slow nginx may come to serve it all the same.
+            generation = self._newest = max(old.generation if old else 0, serving or 0, self._newest) + 1
             file = UpstreamFile(generation, wanted, self._left(old, wanted))
             self._put_in_force(file, render_upstream(file, self._directory))
 
@@ -138,9 +140,12 @@ class NginxBalancer:
             # A master that is merely slow must come back to the old file; one that is gone raises Unavailable,
             # and starts with the old file.
             self._nginx.reload()
-            reason = self._nginx.complaints(logged) or str(error)
+            refusal = self._nginx.complaints(logged)
+            reason = refusal or str(error)
             message = f"{service}: nginx does not serve the new upstream; the old one stays in force. {reason}"
-            raise PermanentError(message) from error
+            # Slow, on a busy machine, and not refused: the same may succeed when it is asked for again.
+            kind = PermanentError if refusal else type(error)
+            raise kind(message) from error
         log.info("%s: nginx serves %d servers (generation %d)", service, len(file.upstream.servers), file.generation)
 
     def _judge(self, name: str, text: str) -> None:
