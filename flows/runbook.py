@@ -67,7 +67,7 @@ def _leased(work: Work) -> Iterator[None]:
     # Twice the TTL: after it even the lease of a holder that died on another host has run out.
     wait = 2 * work.world.settings.consul.lease_ttl
     with hold_lease(work.world.registry, work.service, holder, wait=wait) as lease:
-        work.permit.grant(lease.lost, lease.fencing, fork_limit=3 + request.target // 10)
+        work.permit.grant(lease, fork_limit=3 + request.target // 10)
         yield
 
 

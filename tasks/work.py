@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from forkyard.errors import MENDABLE, ForkyardError, TransientError
 from forkyard.model import Fleet, Outcome, Phase, ScalePlan, ScaleRequest
+from forkyard.registry import Lease
 from forkyard.report import Journal, Report
 from forkyard.world import World
 from tasks.pace import Pace
@@ -47,15 +48,15 @@ class Permit:
         self.stop = Event()
         """Set when the request must end: whoever waits for a guest stops waiting."""
         self.fencing = 0
-        self._lost: Event | None = None
+        self._lease: Lease | None = None
         self._reason = "no lease is held"
         self._fork_failures = 0
         self._fork_limit = 0
         self._lock = Lock()
 
-    def grant(self, lost: Event, fencing: int, *, fork_limit: int) -> None:
-        """Permit changes until *lost* is set, and forks until *fork_limit* children have failed."""
-        self._lost, self.fencing, self._fork_limit = lost, fencing, fork_limit
+    def grant(self, lease: Lease, *, fork_limit: int) -> None:
+        """Permit changes while *lease* is held, and forks until *fork_limit* children have failed."""
+        self._lease, self.fencing, self._fork_limit = lease, lease.fencing, fork_limit
 
     def withdraw(self, reason: str) -> None:
         """Permit nothing any more."""
@@ -69,14 +70,14 @@ class Permit:
 
     def refusal(self, *, undo: bool = False) -> str | None:
         """Why no change may be begun, or None; to *undo* is permitted also after the permit was withdrawn."""
-        if self._lost is None or (self.stop.is_set() and not undo):
+        if self._lease is None or (self.stop.is_set() and not undo):
             return self._reason
-        return "the lease was lost, and somebody else may be changing the service" if self._lost.is_set() else None
+        return "the lease was lost, and somebody else may be changing the service" if self.lease_lost else None
 
     @property
     def lease_lost(self) -> bool:
-        """Whether the lease was held and is lost."""
-        return self._lost is not None and self._lost.is_set()
+        """Whether the lease was held and can no longer be relied on."""
+        return self._lease is not None and not self._lease.is_held()
 
     @property
     def breaker_open(self) -> bool:

@@ -17,9 +17,18 @@ class Lease(Protocol):
 
     holder: LeaseHolder
     fencing: int
-    """Grows with each holder; a write under a lower one is refused."""
+    """Grows with each holder; an intent under a lower one is refused."""
     lost: Event
     """Set when the registry no longer honours the lease: stop making changes."""
+
+    def is_held(self) -> bool:
+        """
+        Whether it can be relied on at this moment; asked before each change.
+
+        Not when *lost* is set, and not when it was last renewed longer ago than it lives: who was stopped for a while
+        must know that before the thread that renews it has come to say so.
+        """
+        ...
 
 
 class Registry(Protocol):
