@@ -16,17 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.output import emit, say, wants_json
-from forkyard.errors import MENDABLE, ForkyardError, LeaseHeld, NotPermitted, Unavailable
+from forkyard.errors import MENDABLE, ForkyardError, NotPermitted, explain
 
 AS_ASKED = 0
 WENT_WRONG = 1
 CAN_BE_MENDED = 2
 INTERRUPTED = 130
-
-_NEXT_STEPS: tuple[tuple[type[ForkyardError], str], ...] = (
-    (Unavailable, "`forkyard doctor` says what does not answer and what to do."),
-    (LeaseHeld, "Wait until that request is done, or look at it with `forkyard status`."),
-)
 
 # What the system refuses wherever it is asked; a driver that knows more says it with an error of ours.
 _MENDABLE_BY_HAND = {
@@ -61,7 +56,7 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted"
     elif isinstance(error, ForkyardError):
-        message = _with_next_step(error)
+        message = explain(error)
     elif isinstance(error, OSError) and error.errno in _MENDABLE_BY_HAND:
         thing = f"{error.filename}: " if error.filename else ""
         message = f"{thing}{error.strerror}. {_MENDABLE_BY_HAND[error.errno]}"
@@ -71,11 +66,6 @@ def report_failure(error: BaseException) -> int:
     if wants_json():
         emit({"error": {"kind": type(error).__name__, "message": message}, "exit_code": code})
     return code
-
-
-def _with_next_step(error: ForkyardError) -> str:
-    step = next((text for kind, text in _NEXT_STEPS if isinstance(error, kind)), "")
-    return f"{error} {step}" if step and "`forkyard" not in str(error) else str(error)
 
 
 def _bug(error: BaseException) -> str:

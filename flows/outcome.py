@@ -1,14 +1,18 @@
 """Make the report of a request from what was there before, what is there now, and what the journal says."""
 
+import re
+from collections import Counter
 from datetime import UTC, datetime
 
-from forkyard.errors import MENDABLE, ForkyardError
+from forkyard.errors import MENDABLE, ForkyardError, explain
 from forkyard.model import Child, Fleet, Phase, ScalePlan, StepKind
 from forkyard.report import ChildReport, Interval, Report
 from tasks.work import Work
 
 MOST_NAMED = 5
 """Children that a message names; the table has them all."""
+
+_DIFFERING = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
 def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: BaseException | None = None) -> Report:
@@ -31,7 +35,7 @@ def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: Ba
         notes=work.journal.remarks(),
         requested_by=request.requested_by,
         reason=request.reason,
-        refused=isinstance(error, MENDABLE),
+        refused=isinstance(error, MENDABLE) if error is not None else not ok and _can_be_mended(work, after),
     )
 
 
@@ -63,17 +67,45 @@ def _elapsed(work: Work) -> float:
 
 def _message(work: Work, after: Fleet | None, serving: int, error: BaseException | None, *, ok: bool) -> str:
     wanted = work.request.target
-    if isinstance(error, ForkyardError):
-        return str(error)
     if error is not None:
-        return f"stopped by {type(error).__name__}: {serving} serve"
+        return _tell_error(work, after, serving, error)
     if ok:
         return f"{serving} of {wanted} serving"
     if work.permit.lease_lost:
         return f"the lease was lost, so nothing more was changed: {serving} of {wanted} serving"
     left = _tell_others(after) if after is not None else ""
     stop = " (stopped making children after repeated failures)" if work.permit.breaker_open else ""
-    return f"{serving} of {wanted} serving{left}{stop}"
+    return f"{serving} of {wanted} serving{left}{stop}{_tell_failures(work)}"
+
+
+def _tell_error(work: Work, after: Fleet | None, serving: int, error: BaseException) -> str:
+    now = f"{serving} of {work.request.target} serving" if after is not None else "nobody knows how many serve"
+    if not isinstance(error, ForkyardError):
+        return f"stopped by {type(error).__name__}: {now}"
+    # Before anything was begun the error is all there is to say.
+    begun, text = work.permit.stop.is_set(), explain(error)
+    return f"{text.removesuffix('.')}. {now[:1].upper()}{now[1:]}." if begun else text
+
+
+def _can_be_mended(work: Work, after: Fleet | None) -> bool:
+    """Whether each child that is missing failed for a reason that a person can mend."""
+    failures = work.journal.failures()
+    children = after.children if after is not None else ()
+    unexplained = [c for c in children if c.phase is not Phase.SERVING and c.vm.name not in failures]
+    return bool(failures) and not unexplained and all(failure.mendable for failure in failures.values())
+
+
+def _tell_failures(work: Work) -> str:
+    """Say how many children failed, and the reason that most of them have in common, in the words of one."""
+    texts = {name: failure.text for name, failure in work.journal.failures().items()}
+    if not texts:
+        return ""
+    # What differs from child to child is its name, its addresses and its process.
+    kinds = {name: _DIFFERING.sub("#", text.replace(name, "")) for name, text in texts.items()}
+    (kind, count), *others = Counter(kinds.values()).most_common()
+    text = next(texts[name] for name in texts if kinds[name] == kind)
+    failed = "1 child" if len(texts) == 1 else f"{len(texts)} children"
+    return f". {failed} failed, {count} like this: {text}" if others else f". {failed} failed: {text}"
 
 
 def _tell_others(fleet: Fleet) -> str:
@@ -91,7 +123,8 @@ def _tell_checks(child: Child) -> str:
 
 
 def _children(work: Work, after: Fleet | None) -> tuple[ChildReport, ...]:
-    intervals, errors = work.journal.intervals(), work.journal.errors()
+    intervals = work.journal.intervals()
+    errors = {name: failure.text for name, failure in work.journal.failures().items()}
     there = {child.vm.name: child for child in (after.children if after is not None else ())}
     # Those that are gone again, in the order in which they were begun.
     gone = [name for name in intervals if name not in there]

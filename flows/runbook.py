@@ -8,20 +8,18 @@ fleet is as asked, or as it was before, or the report says exactly what is there
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from signal import SIG_IGN, SIGTERM, signal
-from threading import current_thread, main_thread
 
 from flows.outcome import make_dry_report, make_report
 from flows.stages import Pending, Stages
+from flows.undoing import is_unkept, record_intent, undoing
 from forkyard.errors import ForkyardError
 from forkyard.holders import hold_lease, make_holder
-from forkyard.model import Fleet, Intent, Outcome, ScalePlan, Step, StepKind, Vm, VmId
+from forkyard.model import Fleet, Outcome, ScalePlan, Step, StepKind, Vm, VmId
 from forkyard.plan import limit_forks, make_plan
 from forkyard.report import Report
-from forkyard.sync import converge
 from tasks.balancer import await_connections, drain_children, update_nginx
 from tasks.children import customize_guest, destroy_children, fork_children, keep_children
-from tasks.observe import count_connections, observe, observe_settled
+from tasks.observe import count_connections, observe, observe_before, observe_settled
 from tasks.parents import quiesce_parents
 from tasks.registration import verify_registration, watching
 from tasks.work import Batch, Work
@@ -35,9 +33,6 @@ EACH_ITS_OWN = 50
 """Up to so many children each has its own task runs in the UI; beyond, a task run has a batch of them."""
 
 BATCH = 50
-
-SETTLE = 8.0
-"""Seconds for calls under way to end before a rollback: a cancelled run has 30 s in all until it is killed."""
 
 
 def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | None]:
@@ -56,7 +51,7 @@ def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | Non
             before = _observe_with_parent(work, stages)
             plan = _plan(work, stages, before, ())
             work.gate.check(plan, before)
-            with _undoing(work, stages, before):
+            with undoing(work, stages, before):
                 _adopt(work, stages, before)
                 after = _work_off(work, stages, plan)
             return make_report(work, before, after), None
@@ -72,12 +67,12 @@ def _leased(work: Work) -> Iterator[None]:
     # Twice the TTL: after it even the lease of a holder that died on another host has run out.
     wait = 2 * work.world.settings.consul.lease_ttl
     with hold_lease(work.world.registry, work.service, holder, wait=wait) as lease:
-        work.permit.grant(lease.lost, lease.fencing, fork_limit=3 + request.target // 10)
+        work.permit.grant(lease, fork_limit=3 + request.target // 10)
         yield
 
 
 def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
-    fleet = stages.submit(observe, work, "before").result()
+    fleet = stages.submit(observe_before, work).result()
     if fleet.parents or work.request.target <= len(fleet.children):
         return fleet
     # The first fork ever: the parent runs still, and only a frozen one has placements.
@@ -96,7 +91,7 @@ def _adopt(work: Work, stages: Stages, fleet: Fleet) -> None:
 
 def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
     avoid: set[str] = set()
-    _record_intent(work, plan.target)
+    record_intent(work, plan.target)
     left = ROUNDS
     while True:
         left -= 1
@@ -117,11 +112,6 @@ def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> Sca
         work.journal.remark(note)
     work.journal.planned(plan)
     return plan
-
-
-def _record_intent(work: Work, wanted: int) -> None:
-    intent = Intent(wanted, work.request.id, work.permit.fencing)
-    work.world.registry.record_intent(work.service, intent)
 
 
 def _carry_out(work: Work, stages: Stages, plan: ScalePlan) -> set[str]:
@@ -192,57 +182,6 @@ def _destroy_unkept(work: Work, stages: Stages, names: set[str]) -> None:
     if targets and work.permit.refusal() is None:
         stages.submit(destroy_children, work, "failed", targets).result()
         stages.submit(update_nginx, work, Batch()).result()
-
-
-def is_unkept(work: Work, vm: Vm) -> bool:
-    """Whether this very request made the VM and has not kept it."""
-    return vm.stamp.request_id == work.request.id and vm.stamp.expires is not None
-
-
-@contextmanager
-def _undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
-    """When the block is left by anything but its end: bring the fleet back to what it was, as far as there is time."""
-    try:
-        yield
-    except BaseException as error:
-        work.permit.withdraw(f"the request was stopped ({type(error).__name__})")
-        logger.warning("%s: stopped by %s: undoing what is half made", work.service, type(error).__name__)
-        with _deaf_to_sigterm():
-            stages.settle(SETTLE)
-            _undo(work, before)
-        raise
-
-
-@contextmanager
-def _deaf_to_sigterm() -> Iterator[None]:
-    # Seen on a busy machine: a cancelled run is told twice, and the second signal must not stop the undoing
-    # half way. It cannot go on for long: Prefect kills a cancelled run's process after 30 s.
-    if current_thread() is not main_thread():
-        yield
-        return
-    previous = signal(SIGTERM, SIG_IGN)
-    try:
-        yield
-    finally:
-        signal(SIGTERM, previous)
-
-
-def _undo(work: Work, before: Fleet) -> None:
-    # Plain calls, not task runs: this must work while Prefect is ending the run.
-    if work.permit.lease_lost:
-        return
-    try:
-        unkept = [vm for vm in work.world.hypervisor.list_vms(work.service) if is_unkept(work, vm)]
-        destroy_children.fn(work, "undo", Batch((vm.name, vm.id) for vm in unkept), undo=True)
-        for name in sorted(work.draining):
-            work.world.registry.set_draining(work.service, name, draining=False)
-        converge(work.world.registry, work.world.balancer, work.service)
-        if before.intent is not None:
-            _record_intent(work, before.intent.wanted)
-    except ForkyardError as error:
-        # A courtesy: what it leaves is the reaper's, and the report says what is there.
-        logger.warning("%s: not all could be undone: %s", work.service, error)
-        work.journal.remark(f"not all could be undone: {error}. Run `forkyard reap`.")
 
 
 def _last_look(work: Work) -> Fleet | None:

@@ -84,3 +84,15 @@ class OutcomeUnknown(TransientError):
 
 MENDABLE = (RequestError, NotFound, Unsupported, CredentialsRejected, CapacityExhausted)
 """What a person can mend: the request, the configuration, what is missing, room. Commands end with code 2 for it."""
+
+_NEXT_STEPS: tuple[tuple[type[ForkyardError], str], ...] = (
+    (Unavailable, "`forkyard doctor` says what does not answer and what to do."),
+    (LeaseHeld, "Wait until that request is done, or look at it with `forkyard status`."),
+)
+
+
+def explain(error: ForkyardError) -> str:
+    """Tell the error, with the next step of its kind unless its message names a command itself."""
+    text = str(error)
+    step = next((step for kind, step in _NEXT_STEPS if isinstance(error, kind)), "")
+    return f"{text.removesuffix('.')}. {step}" if step and "`forkyard" not in text else text

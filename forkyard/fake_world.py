@@ -21,7 +21,7 @@ CALLS = frozenset(
     {
         *("list_vms", "list_parents", "placements", "freeze", "fork", "identify", "restamp", "destroy"),
         *("registrations", "deregister", "set_draining", "intent", "record_intent", "lease", "holder", "break_lease"),
-        *("upstream", "apply", "active_connections", "probe"),
+        *("upstream", "check_running", "apply", "active_connections", "probe"),
     }
 )
 """Every call of the three contracts that can be slowed, failed and counted; `watch` looks by `registrations`."""

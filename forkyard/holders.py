@@ -15,7 +15,8 @@ from pathlib import Path
 
 from forkyard.model import LeaseHolder
 from forkyard.processes import find_process
-from forkyard.registry import Lease, Registry
+from forkyard.registry import ELECTION, Lease, Registry
+from forkyard.waiting import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: t
 
     Raises:
         LeaseHeld: somebody who lives (or of whom nothing is known) holds it for longer than *wait*.
+        Unavailable: the registry does not answer, for longer than it takes to choose another leader.
     """
-    other = registry.holder(service)
+    other = patiently(lambda: registry.holder(service), timeout=ELECTION)
     if other is not None and is_dead(other):
         logger.warning(
             "%s: the lease of %s (process %d, %s) is broken: that process is gone",

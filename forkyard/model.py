@@ -276,6 +276,8 @@ class Outcome(Generic[T]):
     transient: bool = False
     started: datetime | None = None
     seconds: float = 0.0
+    mendable: bool = False
+    """Whether a person can mend what went wrong: room, or what is missing."""
 
     @property
     def ok(self) -> bool:

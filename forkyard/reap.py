@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 from forkyard.errors import ForkyardError, NotReady
 from forkyard.holders import hold_lease
 from forkyard.model import Child, Fleet, LeaseHolder, Power, Registration, Upstream
 from forkyard.phases import observe_fleet
+from forkyard.registry import Lease
 from forkyard.world import World
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def reap(
         before = {(orphan.name, orphan.mark) for orphan in _look(world, interval)}
         if not before:
             return ReapReport(world.service, (), (), dry_run)
-        if lease.lost.wait(interval.total_seconds()):
+        if lease.lost.wait(interval.total_seconds()) or not lease.is_held():
             text = f"{world.service}: the lease was lost between two looks, and nothing was removed. Run it again."
             raise NotReady(text)
         now = _look(world, interval)
@@ -158,7 +158,7 @@ def reap(
         seen_once = tuple(orphan for orphan in now if (orphan.name, orphan.mark) not in before)
         if dry_run:
             return ReapReport(world.service, tuple(Removal(orphan) for orphan in orphans), seen_once, dry_run)
-        return ReapReport(world.service, _remove(world, orphans, lost=lease.lost, timeout=destroy_timeout), seen_once)
+        return ReapReport(world.service, _remove(world, orphans, lease, destroy_timeout), seen_once)
 
 
 def _look(world: World, unchanged_for: timedelta) -> tuple[Orphan, ...]:
@@ -185,22 +185,30 @@ def _judge(child: Child, *, now: datetime, leased: bool) -> Orphan | None:
     return Orphan(kind, child.vm.name, stamp.fork_id, why, child=child, registration=child.registration)
 
 
-def _remove(world: World, orphans: tuple[Orphan, ...], *, lost: Event, timeout: timedelta) -> tuple[Removal, ...]:
+def _remove(world: World, orphans: tuple[Orphan, ...], lease: Lease, timeout: timedelta) -> tuple[Removal, ...]:
     if not orphans:
         return ()
+    unlist = partial(_unlist, world, frozenset(orphan.name for orphan in orphans))
     # Out of Nginx before anything ends, so that a player's request never meets a child that is being removed.
-    failed = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
-    unlisted = _attempt(partial(_unlist, world, frozenset(orphan.name for orphan in orphans)))
+    hidden = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
+    unlisted = _attempt(unlist)
+    cleared = {orphan.mark: _cleared(world, orphan, lease, timeout) for orphan in orphans}
+    if unlisted is not None and lease.is_held():
+        # A full disk is why people reap: what was removed may have made the room that was missing.
+        unlisted = _attempt(unlist)
     removals: list[Removal] = []
     for orphan in orphans:
-        if lost.is_set():
-            removals.append(Removal(orphan, "the lease was lost: left alone"))
-            continue
-        error = _attempt(partial(_clear, world, orphan, timeout))
-        reasons = [reason for reason in (failed[orphan.name], unlisted, error) if reason is not None]
-        logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, "; ".join(reasons) or "removed")
-        removals.append(Removal(orphan, "; ".join(reasons) or None))
+        found = (hidden[orphan.name], unlisted, cleared[orphan.mark])
+        reasons = "; ".join(reason for reason in found if reason is not None)
+        logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, reasons or "removed")
+        removals.append(Removal(orphan, reasons or None))
     return tuple(removals)
+
+
+def _cleared(world: World, orphan: Orphan, lease: Lease, timeout: timedelta) -> str | None:
+    if not lease.is_held():
+        return "the lease was lost: left alone"
+    return _attempt(partial(_clear, world, orphan, timeout))
 
 
 def _hide(world: World, orphan: Orphan) -> None:

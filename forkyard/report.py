@@ -72,6 +72,15 @@ class Report:
     run_url: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something could not be done to one child."""
+
+    text: str
+    mendable: bool = False
+    """Whether a person can mend it."""
+
+
 class Journal:
     """Who is on the way into which phase since when; written by many threads."""
 
@@ -81,7 +90,7 @@ class Journal:
         self._lock = Lock()
         self._open: dict[tuple[str, Phase], float] = {}
         self._done: dict[str, list[Interval]] = {}
-        self._errors: dict[str, str] = {}
+        self._failures: dict[str, Failure] = {}
         self._remarks: list[str] = []
         self._plan: ScalePlan | None = None
 
@@ -90,13 +99,18 @@ class Journal:
         with self._lock:
             self._open[name, phase] = (at - self.started).total_seconds()
 
-    def end(self, name: str, phase: Phase, seconds: float, error: str | None) -> None:
+    def end(self, name: str, phase: Phase, seconds: float, error: str | None, *, mendable: bool = False) -> None:
         """Note that it arrived, or why it did not."""
         with self._lock:
             start = self._open.pop((name, phase))
             self._done.setdefault(name, []).append(Interval(phase, start, start + seconds, error is None))
-            if error is not None:
-                self._errors[name] = error
+        if error is not None:
+            self.failed(name, error, mendable=mendable)
+
+    def failed(self, name: str, error: str, *, mendable: bool = False) -> None:
+        """Note what could not be done to the child; of several the last one stands."""
+        with self._lock:
+            self._failures[name] = Failure(error, mendable)
 
     def planned(self, plan: ScalePlan) -> None:
         """Note the plan; the first one's figures are the report's."""
@@ -123,10 +137,10 @@ class Journal:
         with self._lock:
             return {name: tuple(done) for name, done in self._done.items()}
 
-    def errors(self) -> dict[str, str]:
-        """Each child's last error."""
+    def failures(self) -> dict[str, Failure]:
+        """Each child's last failure."""
         with self._lock:
-            return dict(self._errors)
+            return dict(self._failures)
 
     def counts(self) -> dict[Phase, int]:
         """How many children have come to each phase so far."""
@@ -219,6 +233,7 @@ def _round(value: float | None) -> float | str:
 __all__ = [
     "STAGES",
     "ChildReport",
+    "Failure",
     "Interval",
     "Journal",
     "Report",

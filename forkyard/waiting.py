@@ -52,3 +52,21 @@ def wait_for(
             text = f"{what}: not within {timeout.total_seconds():g} s" + (f" ({reason})" if reason else "")
             raise NotReady(text) from reason
         pause = min(pause * 1.5, slowest.total_seconds()) if value is None else pause
+
+
+def patiently(call: Callable[[], T], *, timeout: timedelta) -> T:
+    """Make *call* until it raises no TransientError; raises the last one when *timeout* has passed."""
+    last: list[TransientError] = []
+
+    def look() -> tuple[T] | None:
+        try:
+            return (call(),)
+        except TransientError as error:
+            last[:] = [error]
+            return None
+
+    try:
+        return wait_for(look, what="an answer", timeout=timeout)[0]
+    except NotReady:
+        # Better than that time is up: what was wrong all the time.
+        raise last[0] from last[0].__cause__

@@ -125,8 +125,7 @@ def nginx_trouble(settings: NginxSettings) -> str:
     """What is wrong with the lab's Nginx; empty text when nothing is."""
     process = NginxProcess(settings.binary, settings.directory, settings.namespace)
     try:
-        process.master()
-        process.generation("any")
+        process.check()
     except Unavailable as error:
         return str(error)
     return ""

@@ -23,6 +23,13 @@ def observe(work: Work, when: str) -> Fleet:
     return observe_fleet(work.world)
 
 
+@task(name="observe", task_run_name="observe before", **SINGLE)
+def observe_before(work: Work) -> Fleet:
+    """Look before anything is made, and see that Nginx runs: without it no child could come to serve."""
+    work.world.balancer.check_running()
+    return observe_fleet(work.world)
+
+
 @task(name="observe", task_run_name="observe after", **SINGLE)
 def observe_settled(work: Work, wanted: int) -> Fleet:
     """

@@ -9,12 +9,14 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
-from forkyard.errors import ForkyardError, TransientError
+from forkyard.errors import MENDABLE, ForkyardError, TransientError
 from forkyard.model import Fleet, Outcome, Phase, ScalePlan, ScaleRequest
+from forkyard.registry import Lease
 from forkyard.report import Journal, Report
 from forkyard.world import World
 from tasks.pace import Pace
@@ -74,15 +76,15 @@ class Permit:
         self.stop = Event()
         """Set when the request must end: whoever waits for a guest stops waiting."""
         self.fencing = 0
-        self._lost: Event | None = None
+        self._lease: Lease | None = None
         self._reason = "no lease is held"
         self._fork_failures = 0
         self._fork_limit = 0
         self._lock = Lock()
 
-    def grant(self, lost: Event, fencing: int, *, fork_limit: int) -> None:
-        """Permit changes until *lost* is set, and forks until *fork_limit* children have failed."""
-        self._lost, self.fencing, self._fork_limit = lost, fencing, fork_limit
+    def grant(self, lease: Lease, *, fork_limit: int) -> None:
+        """Permit changes while *lease* is held, and forks until *fork_limit* children have failed."""
+        self._lease, self.fencing, self._fork_limit = lease, lease.fencing, fork_limit
 
     def withdraw(self, reason: str) -> None:
         """Permit nothing any more."""
@@ -96,14 +98,14 @@ class Permit:
 
     def refusal(self, *, undo: bool = False) -> str | None:
         """Why no change may be begun, or None; to *undo* is permitted also after the permit was withdrawn."""
-        if self._lost is None or (self.stop.is_set() and not undo):
+        if self._lease is None or (self.stop.is_set() and not undo):
             return self._reason
-        return "the lease was lost, and somebody else may be changing the service" if self._lost.is_set() else None
+        return "the lease was lost, and somebody else may be changing the service" if self.lease_lost else None
 
     @property
     def lease_lost(self) -> bool:
-        """Whether the lease was held and is lost."""
-        return self._lost is not None and self._lost.is_set()
+        """Whether the lease was held and can no longer be relied on."""
+        return self._lease is not None and not self._lease.is_held()
 
     @property
     def breaker_open(self) -> bool:
@@ -180,32 +182,32 @@ class Work:
         started = datetime.now(UTC)
         if phase is not None:
             self.journal.begin(name, phase, started)
-        value, error, transient = self._try(name, call, started + timeout, undo=undo)
+        outcome = self._try(name, call, started + timeout, undo=undo)
         seconds = (datetime.now(UTC) - started).total_seconds()
         if phase is not None:
-            self.journal.end(name, phase, seconds, error)
-        return Outcome(name, value, error, transient, started, seconds)
+            self.journal.end(name, phase, seconds, outcome.error, mendable=outcome.mendable)
+        elif outcome.error is not None:
+            self.journal.failed(name, outcome.error, mendable=outcome.mendable)
+        return replace(outcome, started=started, seconds=seconds)
 
-    def _try(
-        self, name: str, call: Callable[[timedelta], T], deadline: datetime, *, undo: bool
-    ) -> tuple[T | None, str | None, bool]:
+    def _try(self, name: str, call: Callable[[timedelta], T], deadline: datetime, *, undo: bool) -> Outcome[T]:
         for pause in _pauses():
             refusal = self.permit.refusal(undo=undo)
             if refusal is not None:
-                return None, f"{name}: not begun: {refusal}", False
+                return Outcome(name, None, f"{name}: not begun: {refusal}")
             try:
-                return call(deadline - datetime.now(UTC)), None, False
+                return Outcome(name, call(deadline - datetime.now(UTC)))
             except TransientError as error:
                 # One more go only while the child could still make it in time.
                 if pause is None or datetime.now(UTC) + timedelta(seconds=pause) >= deadline:
-                    return None, str(error), True
+                    return Outcome(name, None, str(error), transient=True)
                 logger.info("%s: again in %.1f s: %s", name, pause, error)
                 self.permit.stop.wait(pause)
             except ForkyardError as error:
-                return None, str(error), False
+                return Outcome(name, None, str(error), mendable=isinstance(error, MENDABLE))
             except Exception as error:  # a bug met by one child must not leave the others half made
                 logger.exception("%s: a bug", name)
-                return None, f"{name}: a bug: {type(error).__name__}: {error}", False
+                return Outcome(name, None, f"{name}: a bug: {type(error).__name__}: {error}")
         raise AssertionError  # the last pause is None, and that returns
 
     def each(self, items: Sequence[Item], act: Callable[[Item], T], *, most: int = ALONE) -> Batch[T]:

@@ -14,12 +14,18 @@ class Balancer(Protocol):
         """The upstream in force, or None when there is none for the service."""
         ...
 
+    def check_running(self) -> None:
+        """Raise Unavailable unless the balancer runs, so that what is made now can come to serve."""
+        ...
+
     def apply(self, upstream: Upstream) -> None:
         """
         Make *upstream* the one in force, or raise and leave the old one working. The same again does nothing.
 
         Raises:
             PermanentError: nginx refuses the file; its own words are in the message.
+            CapacityExhausted: no room to write it.
+            NotReady: nginx has not taken it up in time, and does not say that it refuses it.
             Unavailable: no nginx answers on the control socket.
         """
         ...

@@ -23,6 +23,10 @@ class FakeBalancer:
         self.world.enter("upstream", service)
         return self.world.upstreams.get(service)
 
+    def check_running(self) -> None:
+        """Raise what was said of it; it runs otherwise."""
+        self.world.enter("check_running", "")
+
     def apply(self, upstream: Upstream) -> None:
         """Put it in force; two servers of one name or address are refused, as nginx refuses a broken file."""
         fault = self.world.enter("apply", upstream.service)

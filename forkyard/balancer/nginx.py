@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import RLock
@@ -19,6 +19,7 @@ from forkyard.balancer.nginx_probe import probe_servers
 from forkyard.balancer.nginx_process import NginxProcess
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.model import Server, Upstream
+from forkyard.oserrors import translated
 from forkyard.settings import NginxSettings
 from forkyard.waiting import wait_for
 
@@ -41,6 +42,7 @@ class NginxBalancer:
         self._nginx = NginxProcess(settings.binary, settings.directory, settings.namespace)
         self._thread_lock = RLock()
         self._depth = 0
+        self._newest = 0
 
     def upstream(self, service: str) -> Upstream | None:
         """The upstream in force, or None when there is none for the service."""
@@ -50,22 +52,27 @@ class NginxBalancer:
     def prepare(self, service: str) -> None:
         """Write an empty upstream for a service that has none, so that an nginx that names it can start."""
         check_service(service)
-        with self.exclusive():
+        with self._writing(service), self.exclusive():
             if not self._path(service).exists():
                 self._path(service).parent.mkdir(parents=True, exist_ok=True)
                 file = UpstreamFile(1, Upstream(service, ()))
                 _replace(self._path(service), render_upstream(file, self._directory))
 
+    def check_running(self) -> None:
+        """Raise Unavailable unless Nginx runs and answers."""
+        self._nginx.check()
+
     def apply(self, upstream: Upstream) -> None:
         """Make *upstream* the one in force, or raise and leave the old one working; see `Balancer.apply`."""
         check_service(upstream.service)
         wanted = Upstream(upstream.service, tuple(sorted(upstream.servers)))
-        with self.exclusive():
+        with self._writing(upstream.service), self.exclusive():
             old = self._read(upstream.service)
             serving = self._nginx.generation(upstream.service)
             if old is not None and old.upstream == wanted and old.generation == serving:
                 return
-            generation = max(old.generation if old else 0, serving or 0) + 1
+            # Nor one that was taken back: a slow nginx may come to serve it all the same.
+            generation = self._newest = max(old.generation if old else 0, serving or 0, self._newest) + 1
             file = UpstreamFile(generation, wanted, self._left(old, wanted))
             self._put_in_force(file, render_upstream(file, self._directory))
 
@@ -78,7 +85,6 @@ class NginxBalancer:
                 if self._depth > 1:
                     yield
                     return
-                self._directory.mkdir(parents=True, exist_ok=True)
                 with _flocked(self._directory / "lock"):
                     yield
             finally:
@@ -98,10 +104,15 @@ class NginxBalancer:
 
     def _read(self, service: str) -> UpstreamFile | None:
         check_service(service)
+        path = self._path(service)
         try:
-            return parse_upstream(service, self._path(service).read_text())
+            with translated(f"{service}: reading {path}"):
+                return parse_upstream(service, path.read_text())
         except FileNotFoundError:
             return None
+
+    def _writing(self, service: str) -> AbstractContextManager[None]:
+        return translated(f"{service}: writing {self._path(service)}")
 
     def _left(self, old: UpstreamFile | None, wanted: Upstream) -> tuple[Server, ...]:
         """Servers out of the upstream whose connections somebody may still wait for."""
@@ -129,9 +140,12 @@ class NginxBalancer:
             # A master that is merely slow must come back to the old file; one that is gone raises Unavailable,
             # and starts with the old file.
             self._nginx.reload()
-            reason = self._nginx.complaints(logged) or str(error)
+            refusal = self._nginx.complaints(logged)
+            reason = refusal or str(error)
             message = f"{service}: nginx does not serve the new upstream; the old one stays in force. {reason}"
-            raise PermanentError(message) from error
+            # Slow, on a busy machine, and not refused: the same may succeed when it is asked for again.
+            kind = PermanentError if refusal else type(error)
+            raise kind(message) from error
         log.info("%s: nginx serves %d servers (generation %d)", service, len(file.upstream.servers), file.generation)
 
     def _judge(self, name: str, text: str) -> None:
@@ -147,7 +161,7 @@ class NginxBalancer:
                 if other.name != name:
                     (upstreams / other.name).symlink_to(other)
             (upstreams / name).write_text(text)
-            self._nginx.check(candidate, upstreams / name)
+            self._nginx.judge(candidate, upstreams / name)
 
     def _await(self, service: str, generation: int) -> None:
         wait_for(
@@ -164,16 +178,23 @@ def _replace(path: Path, text: str) -> None:
     """Write the file under another name, then rename: nginx never reads half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")  # not *.conf: nginx must not read it
-    with fresh.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        fresh.replace(path)
+    except OSError:
+        # On a full disk even half a file is room that somebody needs.
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def _flocked(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with translated(f"the lock {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def locked() -> bool | None:
         try:

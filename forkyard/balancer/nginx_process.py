@@ -48,6 +48,11 @@ class NginxProcess:
             raise Unavailable(text)
         return pid
 
+    def check(self) -> None:
+        """Raise Unavailable unless a master runs and a worker answers: workers outlive a master that was killed."""
+        self.master()
+        self.generation("any")
+
     def reload(self) -> None:
         """Ask the master to read its configuration again."""
         pid = self.master()
@@ -76,7 +81,7 @@ class NginxProcess:
         name, _, number = body.decode(errors="replace").partition(" ")
         return int(number) if name == service and number.isdigit() else None
 
-    def check(self, candidate: Path, must_include: Path) -> None:
+    def judge(self, candidate: Path, must_include: Path) -> None:
         """
         Have nginx judge the configuration in the directory *candidate*.
 

@@ -8,15 +8,27 @@ from typing import Protocol
 
 from forkyard.model import Intent, LeaseHolder, Registration
 
+ELECTION = timedelta(seconds=10)
+"""How long a registry that does not answer is asked again before a request: for so long it may choose a new leader."""
+
 
 class Lease(Protocol):
     """A held lease: renewed in the background until the context ends."""
 
     holder: LeaseHolder
     fencing: int
-    """Grows with each holder; a write under a lower one is refused."""
+    """Grows with each holder; an intent under a lower one is refused."""
     lost: Event
     """Set when the registry no longer honours the lease: stop making changes."""
+
+    def is_held(self) -> bool:
+        """
+        Whether it can be relied on at this moment; asked before each change.
+
+        Not when *lost* is set, and not when it was last renewed longer ago than it lives: who was stopped for a while
+        must know that before the thread that renews it has come to say so.
+        """
+        ...
 
 
 class Registry(Protocol):

@@ -94,7 +94,19 @@ class ConsulClient:
     def _translated(self, error: Exception) -> ForkyardError:
         told = (ours for text, ours in _TELLTALES if text in str(error))
         kind = next(told, None) or next(ours for foreign, ours in _TRANSLATIONS if isinstance(error, foreign))
-        return kind(f"consul at {self._url}: {error}")
+        return kind(f"consul at {self._url}: {_tell(error)}")
+
+
+def _tell(error: Exception) -> str:
+    """What Consul said; of a connection only what broke it, without the layers of libraries around that."""
+    if not isinstance(error, requests.exceptions.RequestException):
+        return str(error)
+    if isinstance(error, requests.exceptions.Timeout):
+        return f"no answer within {CALL_SECONDS:g} s"
+    cause: BaseException = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return f"no answer ({getattr(cause, 'strerror', None) or cause})"
 
 
 def _read_token(path: Path | None) -> str | None:

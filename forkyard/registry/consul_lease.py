@@ -18,8 +18,9 @@ from typing import Any
 
 from forkyard.errors import ForkyardError, LeaseHeld, NotFound, NotReady, TransientError, VerificationFailed
 from forkyard.model import LeaseHolder
+from forkyard.registry import ELECTION
 from forkyard.registry.consul_client import ConsulClient
-from forkyard.waiting import wait_for
+from forkyard.waiting import patiently, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,15 @@ class ConsulLease:
 
     holder: LeaseHolder
     fencing: int
+    ttl: int
+    """Seconds for which it lives after it was renewed; Consul may let it live longer."""
+    renewed: float
+    """When the renewal that Consul granted last was asked for, by `_now`."""
     lost: Event = field(default_factory=Event)
+
+    def is_held(self) -> bool:
+        """Whether it can be relied on now; see `Lease.is_held`."""
+        return not self.lost.is_set() and _now() - self.renewed < self.ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,11 @@ class _Entry:
     session: str
     holder: LeaseHolder
     modified: int
+
+
+def _now() -> float:
+    # Goes on while this process is stopped, and while the machine sleeps.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def lease_key(service: str) -> str:
@@ -59,10 +73,9 @@ def held_lease(
     session = _open_session(client, service, seconds)
     stop = Event()
     try:
-        lease = ConsulLease(holder, _take(client, service, session, holder, wait))
-        renewal = Thread(
-            target=_renew, args=(client, session, seconds, lease.lost, stop), name=f"lease-{service}", daemon=True
-        )
+        fencing, renewed = _take(client, service, session, holder, wait)
+        lease = ConsulLease(holder, fencing, seconds, renewed)
+        renewal = Thread(target=_renew, args=(client, session, lease, stop), name=f"lease-{service}", daemon=True)
         renewal.start()
         try:
             yield lease
@@ -97,30 +110,38 @@ def end_lease(client: ConsulClient, service: str, holder: LeaseHolder) -> None:
 def _open_session(client: ConsulClient, service: str, ttl: int) -> str:
     # No health check is tied to it: the default, the node's own, would end the lease of a living flow because
     # the Consul agent that it happened to speak to restarted. No lock delay: break_lease is for the dead only,
-    # and a holder that lives on is fenced.
-    session: str = client.call(lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl))
-    return session
+    # and a holder that lives on begins nothing more by its own clock (`ConsulLease.is_held`).
+    # Asked again during an election: a session whose answer was lost on the way ends by itself.
+    def create() -> str:
+        made: str = client.call(
+            lambda c: c.session.create(name=f"forkyard-{service}", checks=[], lock_delay=0, ttl=ttl)
+        )
+        return made
+
+    return patiently(create, timeout=ELECTION)
 
 
-def _take(client: ConsulClient, service: str, session: str, holder: LeaseHolder, wait: timedelta) -> int:
+def _take(client: ConsulClient, service: str, session: str, holder: LeaseHolder, wait: timedelta) -> tuple[int, float]:
+    """Wait for the lease; return its fencing value, and when its session was last renewed."""
     value = json.dumps({**asdict(holder), "since": holder.since.isoformat()})
 
-    def acquired() -> bool | None:
+    def acquired() -> float | None:
+        asked = _now()
         # A waiter does not renew by itself, and would lose its session while it waits.
         client.call(lambda c: c.session.renew(session))
-        return True if client.call(lambda c: c.kv.put(lease_key(service), value, acquire=session)) else None
+        return asked if client.call(lambda c: c.kv.put(lease_key(service), value, acquire=session)) else None
 
     try:
-        wait_for(acquired, what=f"{service}: the lease", timeout=wait)
+        renewed = wait_for(acquired, what=f"{service}: the lease", timeout=wait)
     except NotReady as error:
         other = read_holder(client, service)
         text = f"{service}: {_described(other)}. Wait for it, or ask again later."
         raise LeaseHeld(text) from error
-    entry = _read(client, service)
+    entry = patiently(lambda: _read(client, service), timeout=ELECTION)
     if entry is None or entry.session != session:
         text = f"{service}: the lease was taken and lost again at once. Ask again."
         raise LeaseHeld(text)
-    return entry.modified
+    return entry.modified, renewed
 
 
 def _described(holder: LeaseHolder | None) -> str:
@@ -146,23 +167,22 @@ def _read(client: ConsulClient, service: str) -> _Entry | None:
     return _Entry(entry["Session"], holder, entry["ModifyIndex"])
 
 
-def _renew(client: ConsulClient, session: str, ttl: int, lost: Event, stop: Event) -> None:
+def _renew(client: ConsulClient, session: str, lease: ConsulLease, stop: Event) -> None:
     """Renew three times in each lifetime; call it lost when Consul says so or may think so."""
-    renewed = time.monotonic()
-    while not stop.wait(ttl / 3):
-        asked = time.monotonic()
+    while not stop.wait(lease.ttl / 3):
+        asked = _now()
         try:
             client.call(lambda c: c.session.renew(session))
-            renewed = asked
+            lease.renewed = asked
         except NotFound:
-            lost.set()
+            lease.lost.set()
         except TransientError as error:
             log.warning("the lease could not be renewed: %s", error)
-            if time.monotonic() - renewed >= ttl:
-                lost.set()
+            if not lease.is_held():
+                lease.lost.set()
         except ForkyardError:
             log.exception("the lease cannot be renewed")
-            lost.set()
-        if lost.is_set():
+            lease.lost.set()
+        if lease.lost.is_set():
             log.error("the lease is lost")
             return

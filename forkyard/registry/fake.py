@@ -20,6 +20,10 @@ class FakeLease:
     fencing: int
     lost: Event
 
+    def is_held(self) -> bool:
+        """Until it is lost: in memory nothing has to be renewed."""
+        return not self.lost.is_set()
+
 
 class FakeRegistry:
     """Consul as far as the fleet sees it."""

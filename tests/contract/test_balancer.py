@@ -16,7 +16,7 @@ from forkyard.balancer.fake import FakeBalancer
 from forkyard.balancer.nginx import NginxBalancer
 from forkyard.balancer.nginx_config import UpstreamFile, parse_upstream, render_client_timeouts, render_upstream
 from forkyard.balancer.nginx_process import NginxProcess
-from forkyard.errors import PermanentError, Unavailable
+from forkyard.errors import NotReady, PermanentError, Unavailable
 from forkyard.fake_world import FakeWorld
 from forkyard.model import Power, Role, Server, Stamp, Upstream, Vm, VmId
 from forkyard.waiting import wait_for
@@ -225,9 +225,29 @@ def test_without_nginx_nothing_is_changed_and_a_new_one_goes_on_with_what_was(
     os.kill(master(outside), signal.SIGKILL)
     with pytest.raises(Unavailable):
         nginx.apply(upstream(child(2)))
+    with pytest.raises(Unavailable, match="Start nginx"):
+        nginx.check_running()
     assert nginx.upstream("game") == upstream(child(1))
     outside.start()
+    nginx.check_running()
     assert outside.ask().json() == {"child": "game-1"}
+
+
+def test_an_nginx_that_is_slow_to_reload_may_be_asked_again(
+    nginx: NginxBalancer, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nginx.apply(upstream(child(1)))
+    os.kill(master(outside), signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as hurry:
+            hurry.setattr("forkyard.balancer.nginx._RELOAD_TIMEOUT", timedelta(seconds=0.5))
+            with pytest.raises(NotReady, match="the old one stays in force"):
+                nginx.apply(upstream(child(2)))
+        assert nginx.upstream("game") == upstream(child(1))
+    finally:
+        os.kill(master(outside), signal.SIGCONT)
+    nginx.apply(upstream(child(2)))
+    assert outside.ask().json() == {"child": "game-2"}
 
 
 def test_killed_workers_are_replaced_and_serve_the_same(nginx: NginxBalancer, outside: Outside) -> None:

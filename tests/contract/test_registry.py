@@ -121,6 +121,7 @@ def test_a_lease_names_its_holder_while_it_is_held(bench: Bench) -> None:
     with bench.registry.lease("game", holder(), wait=BRIEF) as lease:
         assert bench.registry.holder("game") == holder() == lease.holder
         assert not lease.lost.is_set()
+        assert lease.is_held()
     assert bench.registry.holder("game") is None
 
 
@@ -164,6 +165,7 @@ def test_breaking_a_lease_tells_its_holder_and_frees_it(bench: Bench) -> None:
         with bench.registry.lease("game", holder("r2"), wait=timedelta(seconds=5)):
             assert bench.registry.holder("game") == holder("r2")
         assert lease.lost.wait(10)
+        assert not lease.is_held()
 
 
 def test_breaking_leaves_the_lease_of_anybody_else_alone(bench: Bench) -> None:

@@ -12,9 +12,18 @@ from prefect import Task
 
 from flows.runbook import scale_fleet
 from flows.stages import DirectStages, Pending
-from forkyard.errors import InvalidRequest, LeaseHeld, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
+from forkyard.errors import (
+    CapacityExhausted,
+    InvalidRequest,
+    LeaseHeld,
+    OutcomeUnknown,
+    PermanentError,
+    Unavailable,
+    VerificationFailed,
+)
 from forkyard.holders import make_holder
-from forkyard.model import Intent, LeaseHolder, Phase, Registration
+from forkyard.hypervisors.fake import FakeHypervisor
+from forkyard.model import Intent, LeaseHolder, Phase, Placement, Registration
 from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.report import Report
@@ -155,6 +164,29 @@ def test_after_repeated_failures_no_more_children_are_made(yard: Yard) -> None:
     assert yard.fake.counted()["fork"] <= 3 + 100 // 10 + 32
 
 
+def test_children_that_all_fail_for_want_of_room_are_told_with_it_and_can_be_mended(yard: Yard) -> None:
+    yard.fake.fail("fork", CapacityExhausted("the disk is full. Free some room."))
+    report, error = yard.run(yard.work(2))
+    assert error is None
+    assert report.refused
+    assert report.message.endswith(" children failed: the disk is full. Free some room.")
+
+
+def test_one_failure_that_nobody_can_mend_makes_the_request_none_that_can(yard: Yard) -> None:
+    yard.fake.fail("fork", CapacityExhausted("no room"), name="*-1")
+    yard.fake.fail("fork", PermanentError("the parent is broken"))
+    report = yard.scale(2)
+    assert not report.refused
+    assert report.message.endswith(" like this: the parent is broken")
+
+
+def test_a_child_that_could_not_be_kept_says_why(yard: Yard) -> None:
+    yard.fake.fail("restamp", CapacityExhausted("the disk is full"))
+    report = yard.scale(1)
+    assert report.refused
+    assert "the disk is full" in report.message
+
+
 def test_when_all_fail_the_fleet_is_as_it_was(yard: Yard) -> None:
     yard.scale(2)
     before = yard.names()
@@ -223,6 +255,20 @@ def test_the_lease_of_a_dead_process_of_this_host_is_broken(yard: Yard) -> None:
     assert yard.scale(1).ok
 
 
+def test_a_registry_that_chooses_its_leader_when_a_request_begins_is_waited_for(yard: Yard) -> None:
+    yard.fake.fail("holder", Unavailable("No cluster leader"), times=3)
+    assert yard.scale(1).ok
+
+
+def test_a_registry_that_is_away_is_told_with_a_next_step(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard.holders.ELECTION", timedelta(seconds=0.2))
+    yard.fake.fail("holder", Unavailable("consul at http://127.0.0.1:8500: no answer (Connection refused)"))
+    assert yard.scale(1).message == (
+        "consul at http://127.0.0.1:8500: no answer (Connection refused). "
+        "`forkyard doctor` says what does not answer and what to do."
+    )
+
+
 def test_a_lost_lease_stops_all_changes(yard: Yard) -> None:
     yard.scale(1)
     yard.fake.delay("identify", timedelta(seconds=0.3))
@@ -245,6 +291,47 @@ def test_a_request_that_is_interrupted_leaves_the_fleet_as_it_was(yard: Yard, ta
     assert sorted(yard.serving()) == before
     assert yard.fake.intents["game"].wanted == 2
     assert not yard.fake.holders
+
+
+@pytest.mark.parametrize("task", ["verify-consul-registration", "update-nginx", "keep-children"])
+def test_a_first_request_that_is_interrupted_leaves_no_wish_on_record(yard: Yard, task: str) -> None:
+    with InterruptedAt(task) as stages:
+        scale_fleet(yard.work(4), stages)
+    assert yard.names() == []
+    assert yard.fake.intents["game"].wanted == 0
+
+
+def test_without_nginx_nothing_is_made_and_nothing_recorded(yard: Yard) -> None:
+    yard.fake.parents.clear()
+    yard.fake.add_parent("game", frozen=False)
+    yard.fake.fail("check_running", Unavailable("no nginx runs. Start it."))
+    report, error = yard.run(yard.work(4))
+    assert isinstance(error, Unavailable)
+    assert report.message.startswith("no nginx runs. Start it.")
+    assert not yard.fake.counted().keys() & {"freeze", "fork", "record_intent"}
+
+
+def test_an_nginx_that_goes_down_meanwhile_keeps_no_child_alive_and_no_wish_on_record(yard: Yard) -> None:
+    yard.scale(2)
+    before = yard.names()
+    yard.fake.fail("apply", Unavailable("no nginx runs"))
+    report, error = yard.run(yard.work(4))
+    assert isinstance(error, Unavailable)
+    assert yard.names() == before
+    assert yard.fake.intents["game"].wanted == 2
+    assert report.notes == (
+        "Nginx could not be brought in line with Consul: no nginx runs. `forkyard sync` does it when that is mended.",
+    )
+
+
+def test_children_kept_before_a_later_round_failed_are_counted_on_record_and_in_the_message(yard: Yard) -> None:
+    # Two fit, two do not, and the second round finds no room to plan for.
+    yard.fake.fail("fork", PermanentError("broken"), name="*-[34]")
+    report, error = yard.run(crowded_after_a_round(yard, yard.work(4)))
+    assert isinstance(error, CapacityExhausted)
+    assert len(yard.names()) == yard.fake.intents["game"].wanted == report.serving == 2
+    assert report.message.endswith(" 2 of 4 serving.")
+    assert report.refused
 
 
 def test_a_drain_that_is_interrupted_puts_the_children_back_to_work(yard: Yard) -> None:
@@ -323,6 +410,18 @@ class InterruptedAt(DirectStages):
         if task.name == self._task:
             raise KeyboardInterrupt
         return super().submit(task, *args)
+
+
+def crowded_after_a_round(yard: Yard, work: Work) -> Work:
+    """Let the plan of a second round find no room."""
+
+    class Crowded(FakeHypervisor):
+        def placements(self, service: str) -> list[Placement]:
+            found = super().placements(service)
+            return [replace(place, room=0) for place in found] if self.world.counted()["restamp"] else found
+
+    work.world = replace(work.world, hypervisor=Crowded(yard.fake))
+    return work
 
 
 def stopped_at(call: str, yard: Yard, stop: Callable[[], None], work: Work) -> Report:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 from forkyard.balancer.fake import FakeBalancer
-from forkyard.errors import LeaseHeld, NotReady, Unavailable
+from forkyard.errors import CapacityExhausted, LeaseHeld, NotReady, Unavailable
 from forkyard.fake_world import FakeWorld
 from forkyard.holders import hold_lease, is_dead, make_holder
 from forkyard.hypervisors.fake import FakeHypervisor
@@ -180,6 +180,21 @@ def test_one_failure_does_not_keep_the_others_from_being_removed(world: World, f
     assert not report.clean
     assert {r.orphan.name: r.error for r in report.removals if r.error} == {"game-aaaaaa-2": "no answer"}
     assert list(fake.vms) == ["game-aaaaaa-2"]
+
+
+def test_a_balancer_that_cannot_be_written_does_not_keep_vms_from_being_removed(world: World, fake: FakeWorld) -> None:
+    fork(world, fake, "game-aaaaaa-1", kept=False)
+    fake.fail("apply", CapacityExhausted("the disk is full"))
+    report = run(world)
+    assert [removal.error for removal in report.removals] == ["the disk is full"]
+    assert fake.vms == {}
+
+
+def test_a_balancer_that_can_be_written_once_room_was_made_leaves_nothing(world: World, fake: FakeWorld) -> None:
+    fork(world, fake, "game-aaaaaa-1", kept=False)
+    fake.fail("apply", CapacityExhausted("the disk is full"), times=1)
+    assert run(world).clean
+    assert fake.upstreams["game"].servers == ()
 
 
 def test_a_lease_lost_between_the_looks_removes_nothing(world: World, fake: FakeWorld) -> None:

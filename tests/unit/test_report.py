@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from forkyard.model import Phase
-from forkyard.report import ChildReport, Interval, Journal, Report, make_rows, render_markdown
+from forkyard.report import ChildReport, Failure, Interval, Journal, Report, make_rows, render_markdown
 from forkyard.report import report_from_json as read
 from forkyard.report import report_to_json as write
 
@@ -74,7 +74,7 @@ def test_the_journal_counts_who_came_how_far() -> None:
         journal.begin(name, Phase.FORKED, START + timedelta(seconds=1))
         journal.end(name, Phase.FORKED, 0.5, error)
     assert journal.counts()[Phase.FORKED] == 1
-    assert journal.errors() == {"b": "no"}
+    assert journal.failures() == {"b": Failure("no")}
     assert journal.intervals()["a"] == (Interval(Phase.FORKED, 1.0, 1.5),)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from forkyard.errors import CapacityExhausted, PermanentError, Unavailable
 from forkyard.hypervisors.qemu import capacity
-from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_process, read_instance, translated
+from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_process, read_instance
 from forkyard.hypervisors.qemu.network import choose_address, count_addresses, make_mac
 from forkyard.hypervisors.qemu.parents import Frozen
 from forkyard.hypervisors.qemu.records import (
@@ -28,6 +28,7 @@ from forkyard.hypervisors.qemu.records import (
     write_record,
 )
 from forkyard.model import Power, Role, Stamp, Vm, VmId
+from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef
 from forkyard.settings import Settings
 

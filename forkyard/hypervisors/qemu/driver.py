@@ -18,7 +18,7 @@ from forkyard.hypervisors.proof import check_identity, read_report
 from forkyard.hypervisors.qemu.capacity import children_at_once
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
-from forkyard.hypervisors.qemu.instance import Instance, explained, get_process, translated
+from forkyard.hypervisors.qemu.instance import Instance, explained, get_process
 from forkyard.hypervisors.qemu.launcher import Launcher
 from forkyard.hypervisors.qemu.machine import NIC
 from forkyard.hypervisors.qemu.network import attach, make_mac
@@ -30,6 +30,7 @@ from forkyard.hypervisors.qemu.standby import StandbyStore
 from forkyard.hypervisors.qemu.strays import Stray, find_strays, remove_stray
 from forkyard.hypervisors.qemu.timing import Deadline, Steps
 from forkyard.model import ForkSpec, FrozenParent, Identity, IdentityReport, Placement, Power, Stamp, Vm, VmId
+from forkyard.oserrors import translated
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ All follows from its id and two directories: *state* (its own disk, its record) 
 takes away). The record is written before the process starts, so a process without a record cannot be.
 """
 
-import errno
 import re
 import secrets
 import shutil
@@ -18,8 +17,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from forkyard.errors import CapacityExhausted, NotReady, OutcomeUnknown, Unavailable
+from forkyard.errors import NotReady, OutcomeUnknown, Unavailable
 from forkyard.hypervisors.qemu.records import read_record, write_record
+from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef, end, find_process, is_alive, parse_ref, spawn, tail
 from forkyard.waiting import wait_for
 
@@ -150,29 +150,6 @@ def explained(instance: Instance) -> Iterator[None]:
             raise
         text = f"QEMU {instance.id} is gone: {tail(instance.log)}"
         raise Unavailable(text) from error
-
-
-_OUT_OF = {
-    "ENOSPC": "the disk is full",
-    "EDQUOT": "the disk quota is used up",
-    "ENOMEM": "no memory is left",
-    "EAGAIN": "no process is left",
-    "EMFILE": "no file descriptor is left",
-    "ENFILE": "no file descriptor is left",
-}
-
-
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn what the kernel says of exhausted means into CapacityExhausted; anything else passes."""
-    try:
-        yield
-    except OSError as error:
-        means = _OUT_OF.get(errno.errorcode.get(error.errno or 0, ""))
-        if means is None:
-            raise
-        text = f"{doing}: {means} ({error})"
-        raise CapacityExhausted(text) from error
 
 
 def _has_ended(instance: Instance) -> bool:

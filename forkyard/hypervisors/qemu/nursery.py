@@ -25,7 +25,6 @@ from forkyard.hypervisors.qemu.instance import (
     get_process,
     make_instance,
     read_instance,
-    translated,
 )
 from forkyard.hypervisors.qemu.launcher import Launcher
 from forkyard.hypervisors.qemu.machine import NIC, Boot, Machine
@@ -35,6 +34,7 @@ from forkyard.hypervisors.qemu.qmp import Qmp
 from forkyard.hypervisors.qemu.records import make_directory, read_record, remove_directory
 from forkyard.hypervisors.qemu.timing import Deadline, Steps
 from forkyard.model import VmId
+from forkyard.oserrors import translated
 from forkyard.processes import is_alive, tail
 from forkyard.settings import Settings
 from forkyard.waiting import wait_for

@@ -17,18 +17,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+from forkyard.oserrors import translated
 from forkyard.waiting import wait_for
 
 
 def write_record(path: Path, record: Mapping[str, object], *, durable: bool = False) -> None:
     """Put the record in the file's place, whole or not at all; *durable*: it also survives a loss of power."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with temporary.open("w") as file:
-        json.dump(record, file, indent=1)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    with translated(f"writing {path}"):
+        with temporary.open("w") as file:
+            json.dump(record, file, indent=1)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def read_record(path: Path) -> dict[str, object] | None:
