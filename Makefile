@@ -67,8 +67,7 @@ lock: ## Lock the Python packages anew, without the name of any host
 
 bench: ## Measure all that forkyard promises, as JSON (root, the lab must be up)
 	@bin/bootstrap lab
-	@failed=0; for name in $$($(BIN)/forkyard bench --json | $(BIN)/python -c 'import json, sys; print(*json.load(sys.stdin)["benches"])'); do \
-		$(BIN)/forkyard bench $$name --json || failed=1; done; exit $$failed
+	@$(BIN)/forkyard bench --all --json
 
 clean: ## Remove what was built in this checkout; the lab and its parents stay
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -242,6 +242,7 @@ def bench(
     name: Annotated[
         str | None, typer.Argument(help="Which; left out: the list of them.", autocompletion=complete_bench)
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that this lab can; with --json one object a line.")] = False,
     runs: Annotated[int | None, typer.Option(help="How often; the median counts.", min=1, max=100)] = None,
     json: Json = False,
 ) -> None:
@@ -251,12 +252,13 @@ def bench(
     Examples:
     * `forkyard bench`
     * `forkyard bench scale-4 --runs 3 --json`
+    * `forkyard bench --all --json`
     """
     from cli.bench import run_bench
 
     end_as_by_ctrl_c()
 
-    raise typer.Exit(run_bench(context.obj, name, runs=runs, as_json=json))
+    raise typer.Exit(run_bench(context.obj, name, every=every, runs=runs, as_json=json))
 
 
 @app.command()

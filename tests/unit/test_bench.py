@@ -5,10 +5,10 @@ from importlib import import_module
 
 import pytest
 
-from cli.bench import BENCHES, Run, make_result
+from cli.bench import BENCHES, Run, make_result, run_bench
 from cli.bench.identity import find_contradictions, find_shared
 from cli.bench.load import parse_wrk
-from forkyard.errors import PermanentError
+from forkyard.errors import InvalidRequest, PermanentError
 
 WRK = """\
 Running 10m test @ http://127.0.0.1:18080
@@ -81,3 +81,8 @@ def test_a_witness_that_disagrees_with_the_guest_is_found() -> None:
 
 def test_a_clock_that_is_off_is_found() -> None:
     assert find_contradictions({}, {"clock": {"a": "right", "b": "+67 s"}}) == ["clock: b is off by +67 s"]
+
+
+def test_one_bench_and_all_of_them_at_once_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="one bench or --all"):
+        run_bench(None, "scale-4", every=True, runs=None, as_json=True)
