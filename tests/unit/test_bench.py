@@ -79,6 +79,11 @@ def test_a_witness_that_disagrees_with_the_guest_is_found() -> None:
     assert len(find_contradictions(inside, {"consul address": {"a": "10.0.0.1"}})) == 1
 
 
+def test_a_fingerprint_with_a_slash_is_met_whole() -> None:
+    inside = {"ssh_host_keys": {"a": "SHA256:8zM/ssa"}}
+    assert find_contradictions(inside, {"ssh host key on disk": {"a": "SHA256:8zM/ssa"}}) == []
+
+
 def test_a_clock_that_is_off_is_found() -> None:
     assert find_contradictions({}, {"clock": {"a": "right", "b": "+67 s"}}) == ["clock: b is off by +67 s"]
 
