@@ -23,7 +23,7 @@ class ConsulSettings:
     """Where the registry is."""
 
     url: HttpUrl = "http://127.0.0.1:18500"
-    """HTTP API of any Consul server, as seen from the machine that runs the flows."""
+    """HTTP API of any Consul server, as seen from the machine that runs the flows; left out: at lab.consul_port."""
     token_file: Path | None = None
     """File with the ACL token, so that the token is in no configuration and no process list."""
     datacenter: DatacenterName = "dc1"
@@ -41,7 +41,7 @@ class NginxSettings:
     directory: Path = Path("/var/lib/forkyard/nginx")
     """Holds nginx.conf, upstreams/ (ours), logs, pid and the control socket."""
     url: HttpUrl = "http://127.0.0.1:18080"
-    """Where a player reaches the load balancer."""
+    """Where a player reaches the load balancer; left out: at lab.load_balancer_port."""
     namespace: NamespaceName | None = "forkyard"
     """Network namespace that Nginx runs in; None (in the file: ""): the host's own."""
 
@@ -51,6 +51,7 @@ class PrefectSettings:
     """The workflow server."""
 
     api_url: HttpUrl = "http://127.0.0.1:14200/api"
+    """Left out: at lab.prefect_port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,10 @@ The keys stand in `forkyard.sections`. An unknown one is an error: a typing mist
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from forkyard.errors import InvalidRequest
 from forkyard.names import SERVICE_NAME
@@ -31,6 +34,7 @@ __all__ = [
     "DEFAULT_CONFIG",
     "DEPLOYMENT_CONFIG",
     "LAB_PORTS",
+    "LAB_URLS",
     "PASSWORD_VARIABLE",
     "ChatopsSettings",
     "ConsulSettings",
@@ -55,6 +59,12 @@ __all__ = [
 CONFIG_VARIABLE = "FORKYARD_CONFIG"
 PASSWORD_VARIABLE = "FORKYARD_VCENTER_PASSWORD"  # noqa: S105 - the variable's name
 LAB_PORTS = ("load_balancer_port", "consul_port", "prefect_port", "slack_port", "vcenter_port")
+LAB_URLS = (
+    ("nginx", "url", "http://127.0.0.1:{}", "load_balancer_port"),
+    ("consul", "url", "http://127.0.0.1:{}", "consul_port"),
+    ("prefect", "api_url", "http://127.0.0.1:{}/api", "prefect_port"),
+)
+"""Section and key of each address that, left out, is the lab's; its form; whose port it has."""
 _SMALLEST = 30
 """Prefix length of a network that has room for the load balancer and a child."""
 DEFAULT_CONFIG = Path("/etc/forkyard/forkyard.toml")
@@ -164,6 +174,7 @@ def parse_settings(text: str, *, source: str = "forkyard.toml", over: str = "") 
     problems: list[Problem] = []
     settings = read_table(Settings, table, problems)
     if settings is not None:
+        settings = _follow_lab(settings, table)
         problems.extend(_contradictions(settings))
     if settings is None or problems:
         in_order = sorted(problems, key=lambda problem: find_line(text, problem.path) or 0)
@@ -171,6 +182,16 @@ def parse_settings(text: str, *, source: str = "forkyard.toml", over: str = "") 
         found = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  {line}" for line in lines)])
         message = f"{source}: {found}"
         raise InvalidRequest(message)
+    return settings
+
+
+def _follow_lab(settings: Settings, table: Mapping[str, object]) -> Settings:
+    """Let the addresses that the file leaves out be those of the lab's ports."""
+    for section, key, url, port in LAB_URLS:
+        said = cast("Mapping[str, object]", table.get(section, {}))
+        if key not in said:
+            followed = url.format(getattr(settings.lab, port))
+            settings = replace(settings, **{section: replace(getattr(settings, section), **{key: followed})})
     return settings
 
 

@@ -54,6 +54,14 @@ def test_every_kind_of_value_is_read() -> None:
     assert (shop.drain_timeout, shop.orphan_after) == (timedelta(seconds=1.5), timedelta(hours=1))
 
 
+def test_addresses_that_are_left_out_follow_the_labs_ports_and_others_stand() -> None:
+    ports = "[lab]\nload_balancer_port = 1001\nconsul_port = 1002\nprefect_port = 1003\n"
+    settings = parse_settings(f'{ports}[consul]\nurl = "http://consul.example:8500"\n')
+    assert settings.nginx.url == "http://127.0.0.1:1001"
+    assert settings.consul.url == "http://consul.example:8500"
+    assert settings.prefect.api_url == "http://127.0.0.1:1003/api"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
