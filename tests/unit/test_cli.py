@@ -135,6 +135,28 @@ def test_an_error_is_json_when_json_was_asked_for(nowhere: Path) -> None:
     assert "7 is above" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("scale", "game", "--to", "many"),
+            "Invalid value for '--to': ",
+        ),
+        (("scale", "game"), "Missing option '--to'. Try `"),
+        (("plan", "game", "--too", "3"), "No such option: --too"),
+        (("scal",), "No such command 'scal'."),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_is_json_when_json_was_asked_for(words: tuple[str, ...], message: str) -> None:
+    answer = forkyard(*words, "--json")
+    assert answer.code == answer.json["exit_code"] == 2
+    error = answer.json["error"]
+    assert isinstance(error, dict)
+    assert error["kind"] == "InvalidRequest"
+    assert message in error["message"]
+    assert answer.stderr == f"forkyard: {error['message']}\n"
+
+
 @pytest.mark.parametrize("command", [("status",), ("plan", "game", "--to", "2"), ("reap",)])
 def test_without_consul_the_error_names_it_and_says_what_to_do(command: tuple[str, ...], nowhere: Path) -> None:
     answer = forkyard(*command, config=nowhere)
