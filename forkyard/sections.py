@@ -255,6 +255,11 @@ class Settings:
     chatops: ChatopsSettings = field(default_factory=ChatopsSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict[str, ServiceSettings])
 
+    @property
+    def has_lab(self) -> bool:
+        """Whether this world is a lab's: with Nginx or the children in the host's own network it is another."""
+        return self.nginx.namespace is not None and self.qemu.namespace is not None
+
     def service(self, name: str) -> ServiceSettings:
         """The service's settings; raises InvalidRequest naming the services that there are."""
         try:

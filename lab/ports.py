@@ -7,6 +7,7 @@ from pathlib import Path
 
 from forkyard.errors import CapacityExhausted
 
+_ADVICE = "Stop it, or choose another port in the section [lab] of forkyard.toml."
 _LISTENING = "0A"
 _HERE = ("0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F")
 """127.0.0.1, and what takes it in: all addresses, of IPv4 and IPv6, as /proc/net/tcp writes them."""
@@ -23,10 +24,7 @@ def listen(name: str, port: int) -> socket.socket:
         listener.close()
         if error.errno != errno.EADDRINUSE:
             raise
-        text = (
-            f"{name}: port {port} of 127.0.0.1 is in use by {find_port_holder(port)}. "
-            f"Stop it, or choose another port in the section [lab] of forkyard.toml."
-        )
+        text = f"{_describe(name, port)}. {_ADVICE}"
         raise CapacityExhausted(text) from error
     return listener
 
@@ -35,17 +33,17 @@ def refuse_taken_ports(wanted: Iterable[tuple[str, int]]) -> None:
     """Raise CapacityExhausted when any of these ports (whose each is, its number) is in use, naming all that are."""
     taken = list(find_taken_ports(wanted))
     if taken:
-        raise CapacityExhausted("\n".join(taken))
+        raise CapacityExhausted("\n".join(f"{one}. {_ADVICE}" for one in taken))
 
 
 def find_taken_ports(wanted: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Say of each of these ports that is in use who has it and what to do."""
+    """Say of each of these ports that is in use who has it."""
     for name, port in wanted:
         try:
             # Tried, because only trying tells: a table shows who listens, not what would be in the way.
             listen(name, port).close()
-        except CapacityExhausted as error:
-            yield str(error)
+        except CapacityExhausted:
+            yield _describe(name, port)
 
 
 def find_port_holder(port: int) -> str:
@@ -60,6 +58,10 @@ def find_port_holder(port: int) -> str:
         except OSError:
             continue  # the process or its descriptor went away while we looked
     return "somebody"
+
+
+def _describe(name: str, port: int) -> str:
+    return f"{name}: port {port} of 127.0.0.1 is in use by {find_port_holder(port)}"
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

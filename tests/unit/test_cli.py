@@ -185,10 +185,21 @@ def test_doctor_says_what_does_not_answer_and_what_to_do(nowhere: Path) -> None:
     assert isinstance(checks, list)
     found = {check["name"]: check for check in checks}
     assert found["consul"]["state"] != "ok"
-    assert "forkyard lab up" in found["consul"]["next_step"]
+    assert "its address in forkyard.toml" in found["consul"]["next_step"]
     assert found["forkyard.toml"]["state"] == "ok"
     assert all(check["next_step"] for check in checks if check["state"] != "ok")
     assert not [check for check in checks if "the check itself broke" in check["detail"]]
+
+
+def test_doctor_asks_nothing_of_a_lab_where_there_is_none(nowhere: Path) -> None:
+    checks = forkyard("doctor", "--json", config=nowhere).json["checks"]
+    assert isinstance(checks, list)
+    found = {check["name"]: check for check in checks}
+    assert found["lab"]["state"] == "ok"
+    assert not {"ports", "dockerd"} & found.keys()
+    parts = ("consul", "nginx", "prefect", "parent: game", "orphans: game")
+    assert not [name for name in parts if "lab up" in found[name]["next_step"]]
+    assert not [check for check in checks if "lab needs" in check["detail"]]
 
 
 def test_doctor_judges_the_machine_although_the_configuration_is_broken(tmp_path: Path) -> None:
