@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotReady
-from forkyard.processes import end, spawn, tail
+from forkyard.processes import end, tail
 from forkyard.settings import ChatopsSettings, RoleSettings, Settings
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
 from lab.ports import refuse_taken_ports
 from lab.slack.state import GROUPS, PEOPLE, TEAM
 
@@ -88,7 +88,7 @@ def start_slack(settings: Settings) -> bool:
     # A checkout is enough: the module need not be installed.
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}  # noqa: TID251 - handed on, not read for settings
     argv = [sys.executable, "-m", "lab.slack", str(port), str(home)]
-    write_ref(home / "pid", spawn(argv, log=home / "log", env=environment))
+    start_daemon(home / "pid", argv, log=home / "log", env=environment)
 
     def look() -> bool | None:
         if read_ref(home / "pid") is None:

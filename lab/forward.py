@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotFound
-from forkyard.processes import end, spawn
+from forkyard.processes import end
 from lab import activate
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
 from lab.ports import listen
 
 _PROGRAMS = (Path("/lib/systemd/systemd-socket-proxyd"), Path("/usr/lib/systemd/systemd-socket-proxyd"))
@@ -53,12 +53,12 @@ def start_forward(forward: Forward) -> bool:
         argv = [str(program), f"--connections-max={_CONNECTIONS}", forward.target]
         inside = ["nsenter", f"--net=/run/netns/{forward.namespace}", "--", *argv]
         forward.directory.mkdir(parents=True, exist_ok=True)
-        ref = spawn(
+        start_daemon(
+            _pid(forward),
             [sys.executable, "-IS", activate.__file__, str(listener.fileno()), *inside],
             log=forward.directory / f"{forward.name}.log",
             pass_fds=[listener.fileno()],
         )
-        write_ref(_pid(forward), ref)
     return True
 
 

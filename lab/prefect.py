@@ -18,10 +18,10 @@ from urllib.request import Request, urlopen
 
 from flows.serve import make_environment as make_run_environment
 from forkyard.errors import NotReady
-from forkyard.processes import ProcessRef, end, spawn, tail
+from forkyard.processes import ProcessRef, end, tail
 from forkyard.settings import CONFIG_VARIABLE, Settings
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
 from lab.ports import refuse_taken_ports
 
 START_TIMEOUT = timedelta(seconds=240)
@@ -118,8 +118,7 @@ def _spawn(settings: Settings, name: str, arguments: list[str], config: Path | N
     environment = make_environment(settings, config)
     # The runner imports flows and tasks, which need not be installed: a checkout is enough.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
-    ref = spawn([sys.executable, *arguments], log=_log(settings, name), env=environment)
-    write_ref(_pid_file(settings, name), ref)
+    start_daemon(_pid_file(settings, name), [sys.executable, *arguments], log=_log(settings, name), env=environment)
 
 
 def _wait(settings: Settings) -> None:

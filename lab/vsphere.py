@@ -13,9 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotReady
-from forkyard.processes import ProcessRef, end, is_alive, spawn, tail
+from forkyard.processes import ProcessRef, end, is_alive, tail
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
 from lab.ports import listen
 
 START_TIMEOUT = timedelta(seconds=60)
@@ -99,13 +99,13 @@ def start_vcenter(vcenter: VCenter, binary: Path) -> Door:
         sdk = stack.enter_context(listen("vcenter", vcenter.port))
         control = stack.enter_context(listen("vcenter's control", vcenter.control_port))
         descriptors = (sdk.fileno(), control.fileno())
-        ref = spawn(
+        ref = start_daemon(
+            _pid(vcenter),
             [str(binary), *_arguments(vcenter, *descriptors)],
             log=log,
             namespace=vcenter.namespace,
             pass_fds=descriptors,
         )
-    write_ref(_pid(vcenter), ref)
     try:
         return wait_for(lambda: _read_door(vcenter, ref), what="the vCenter", timeout=START_TIMEOUT)
     except NotReady as error:

@@ -3,26 +3,29 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from forkyard.errors import CapacityExhausted, ForkyardError, InvalidRequest
-from forkyard.processes import find_process
-from forkyard.settings import NginxSettings, PrefectSettings, Settings
+from forkyard.processes import end, find_process
+from forkyard.settings import NginxSettings, PrefectSettings, Settings, load_settings
 from forkyard.waiting import wait_for
 from lab.consul import find_consul
-from lab.daemons import list_inside
+from lab.daemons import list_inside, read_ref
 from lab.forward import Forward, start_forward
 from lab.inner import lab_home, make_inner_parts
 from lab.network import is_namespace, lab_network, remove_network
 from lab.parts import Part, start_parts, stop_parts
 from lab.ports import find_port_holder, refuse_taken_ports
 from lab.world import up
-from tests.support.lab import free_ports
+from tests.support.lab import Lab, free_ports, write_config
 from tests.support.outside import Outside, make_settings
 
 
@@ -98,6 +101,41 @@ def test_a_port_in_use_is_told_with_its_holder(outside: Outside, tmp_path: Path)
         with pytest.raises(CapacityExhausted, match=rf"port {port} .* \(process {os.getpid()}\)"):
             start_forward(forward)
         assert f"(process {os.getpid()})" in find_port_holder(port)
+
+
+_KILLED_STARTER = """
+import os, signal, sys
+from pathlib import Path
+from lab import daemons
+
+daemons.write_ref = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+daemons.start_daemon(Path(sys.argv[1]), ["sleep", "600"], log=Path(sys.argv[2]))
+"""
+
+
+def test_a_daemon_is_found_although_its_starter_was_killed_before_it_wrote_it_down(tmp_path: Path) -> None:
+    pid = tmp_path / "of a daemon.pid"
+    pid.write_text("1 1\n")
+    killed = subprocess.run([sys.executable, "-c", _KILLED_STARTER, pid, tmp_path / "log"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    ref = wait_for(lambda: read_ref(pid), what="the daemon's own record", timeout=timedelta(seconds=10))
+    try:
+        started = lambda: (Path("/proc") / str(ref.pid) / "comm").read_text() == "sleep\n" or None  # noqa: E731
+        wait_for(started, what="sleep", timeout=timedelta(seconds=10))
+        assert read_ref(pid) == ref
+    finally:
+        end(ref, timeout=timedelta(seconds=5))
+
+
+def test_down_removes_what_a_killed_bench_left(tmp_path: Path) -> None:
+    left = tmp_path / "state" / "bench-of-nobody"
+    left.mkdir(parents=True)
+    with TemporaryDirectory(prefix="fy-") as run:  # short: paths of sockets are bounded
+        config = write_config(tmp_path, Path(run), tmp_path / "cache", namespace=f"fy-left-{os.getpid()}")
+        down = Lab(config, load_settings(config)).run("lab", "down", "--json")
+    assert down.code == 0, down.err
+    assert down.json == {"up": False, "benches": [str(left)]}
+    assert not left.exists()
 
 
 def make_whole_settings(directory: Path, name: str) -> Settings:
