@@ -215,7 +215,6 @@ class ServiceSettings:
     """Most children that one request makes or retires."""
     memory_mib: int = bounded(768, at_least=64)
     """RAM of the parent and so of each child."""
-    health_path: str = "/healthz"
     fork_timeout: timedelta = bounded(timedelta(seconds=30), above=0, at_most=_DAY)
     identify_timeout: timedelta = bounded(timedelta(seconds=60), above=0, at_most=_DAY)
     register_timeout: timedelta = bounded(timedelta(seconds=90), above=0, at_most=_DAY)

@@ -237,8 +237,6 @@ def _service_contradictions(settings: Settings, name: str, service: ServiceSetti
     if service.hypervisor == "vsphere" and not settings.vsphere.url:
         text = ' = "vsphere": and vsphere.url is not set.'
         problems.append(Problem((*path, "hypervisor"), text))
-    if not service.health_path.startswith("/"):
-        problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
     return problems
 
 
