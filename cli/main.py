@@ -312,7 +312,9 @@ ParentName = Annotated[str, typer.Argument(help="The parent's name.")]
 def parent_build(
     context: typer.Context,
     service: Annotated[str, typer.Argument(help="The service that it is for.")] = "game",
-    again: Annotated[bool, typer.Option("--again", help="Build although the image is in the cache.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Build all of it anew, with the Debian packages of today.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Build the parent's disk image and boot it to the fork point, running and not yet frozen."""
