@@ -14,7 +14,7 @@ T = TypeVar("T")
 NAMESPACES = Path("/run/netns")
 
 
-# A file that its reader finds is whole or not there: whoever writes second finds it and leaves it, or takes its place.
+# Without clobbering: the starter moves a file with the same words to the same place, which must not be emptied again.
 _RECORD = """
 set -C
 {

@@ -42,6 +42,8 @@ def find_taken_ports(wanted: Iterable[tuple[str, int]]) -> Iterator[str]:
         try:
             # Tried, because only trying tells: a table shows who listens, not what would be in the way.
             listen(name, port).close()
+        except PermissionError:
+            continue  # one of root's: who is not root opens no lab, and cannot try
         except CapacityExhausted:
             yield _describe(name, port)
 
