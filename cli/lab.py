@@ -75,14 +75,18 @@ def run_up(config: Path | None, *, hypervisor: str | None, hosts: int | None, as
 
 
 def run_down(config: Path | None, *, as_json: bool) -> int:
-    """Stop all of it."""
+    """Stop all of it, and what was left by benches that were killed."""
+    from cli.bench.apart import clear_abandoned  # noqa: PLC0415 - as above
     from lab.world import down  # noqa: PLC0415 - as above
 
     settings = load_settings(config)
     require_root("forkyard lab down")
     down(settings, say)
+    benches = [str(path) for path in clear_abandoned(settings)]
+    for left in benches:
+        say(f"{left}: removed what was left by a bench that was killed")
     if as_json:
-        emit({"up": False})
+        emit({"up": False, "benches": benches})
     else:
         make_console().print("the lab is down; frozen parents stay on disk")
     return 0

@@ -20,23 +20,20 @@ from forkyard.settings import Settings
 _SECONDS = 3.0
 _MOST_DRIFT = 5.0
 _UP = "Run `forkyard lab up`."
+_SERVE = "Deploy and serve them: deployments/prefect.yaml, or the unit forkyard-runner in deployments/systemd."
 
 
 def check_ports(settings: Settings) -> Iterable[Finding]:
-    """What the lab opens on 127.0.0.1 is free, or is ours."""
-    lab = settings.lab
-    wanted = {"load balancer": lab.load_balancer_port, "consul": lab.consul_port, "prefect": lab.prefect_port}
-    wanted["slack"] = lab.slack_port
-    taken = {name: port for name, port in wanted.items() if _is_open("127.0.0.1", port)}
-    if not taken:
-        yield passed("ports", f"{', '.join(map(str, wanted.values()))} are free")
+    """What the lab opens on 127.0.0.1 is free, or is ours; nothing where there is no lab."""
+    if not settings.has_lab:
         return
-    ours = _lab_is_up(settings)
-    shown = ", ".join(f"{port} ({name})" for name, port in taken.items())
-    if ours:
-        yield passed("ports", f"{shown}: the lab's")
-    else:
-        yield failed("ports", f"{shown}: taken by somebody else", "End that process, or set other ports under [lab].")
+    from lab.world import taken_ports  # noqa: PLC0415 - the lab's libraries are imported only when asked
+
+    taken = taken_ports(settings)
+    for one in taken:
+        yield failed("ports", one, "End that process, or set another port under [lab].")
+    if not taken:
+        yield passed("ports", "each is free, or the lab's")
 
 
 def check_consul(settings: Settings) -> Iterable[Finding]:
@@ -78,7 +75,7 @@ def check_prefect(settings: Settings) -> Iterable[Finding]:
     """The server answers, and somebody is there to run what it schedules."""
     api = settings.prefect.api_url
     if _get(f"{api}/health") is None:
-        step = f"{_UP} Without it, `forkyard scale` runs the flow itself."
+        step = f"{_start_it(settings)} Without it, `forkyard scale` runs the flow itself."
         yield warned("prefect", f"no answer at {api}", step)
         return
     yield passed("prefect", f"answers at {api}")
@@ -88,7 +85,7 @@ def check_prefect(settings: Settings) -> Iterable[Finding]:
     if ready:
         yield passed("prefect runner", f"serves {', '.join(sorted(ready))}")
     else:
-        yield warned("prefect runner", "no deployment is served", _UP)
+        yield warned("prefect runner", "no deployment is served", _UP if settings.has_lab else _SERVE)
 
 
 def check_parents(settings: Settings) -> Iterable[Finding]:
@@ -101,7 +98,8 @@ def check_parents(settings: Settings) -> Iterable[Finding]:
             places = world.hypervisor.placements(service) if parents else []
             broken = [trouble for parent in parents if (trouble := _find_trouble(world.hypervisor, parent))]
         if not parents:
-            step = "Run `forkyard lab up`, or `forkyard parent build` and `forkyard parent freeze`."
+            build = "`forkyard parent build` and `forkyard parent freeze`."
+            step = f"Run `forkyard lab up`, or {build}" if settings.has_lab else f"Run {build}"
             yield warned(f"parent: {service}", "no frozen parent", step)
             continue
         if broken:
@@ -162,7 +160,7 @@ def check_orphans(settings: Settings) -> Iterable[Finding]:
                 fleet = observe_fleet(world)
                 orphans = find_orphans(fleet, world.balancer.upstream(service), now=fleet.observed_at, leased=False)
         except ForkyardError as error:
-            yield warned(f"orphans: {service}", f"cannot be looked for: {error}", _UP)
+            yield warned(f"orphans: {service}", f"cannot be looked for: {error}", _start_it(settings))
             continue
         if orphans:
             shown = ", ".join(f"{orphan.name} ({orphan.kind.value})" for orphan in orphans[:5])
@@ -172,7 +170,10 @@ def check_orphans(settings: Settings) -> Iterable[Finding]:
 
 
 def check_lab(settings: Settings) -> Iterable[Finding]:
-    """The lab's parts are alive."""
+    """The lab's parts are alive, where there is a lab."""
+    if not settings.has_lab:
+        yield passed("lab", "none: nginx.namespace or qemu.namespace is the host's own")
+        return
     from cli.lab import observe_lab  # noqa: PLC0415 - as above
 
     status = observe_lab(settings)
@@ -213,10 +214,17 @@ def _is_open(host: str, port: int) -> bool:
 
 def _silent(settings: Settings, name: str, url: str) -> Finding:
     # Before the first `lab up` it is no failure that the lab's own parts do not answer.
-    ours = (urlsplit(url).port or 80) in {settings.lab.consul_port, settings.lab.load_balancer_port}
+    ours = settings.has_lab and (urlsplit(url).port or 80) in {
+        settings.lab.consul_port,
+        settings.lab.load_balancer_port,
+    }
     if ours and not _lab_is_up(settings):
         return warned(name, f"no answer at {url}: the lab is down", _UP)
-    return failed(name, f"no answer at {url}", _UP)
+    return failed(name, f"no answer at {url}", _start_it(settings))
+
+
+def _start_it(settings: Settings) -> str:
+    return _UP if settings.has_lab else "Start it, or mend its address in forkyard.toml."
 
 
 def _lab_is_up(settings: Settings) -> bool:

@@ -19,7 +19,7 @@ _SMALL_DISK = 8 * _GIB
 _EARLIEST = 1_750_000_000
 """Any clock that shows less than this (June 2025) is wrong: certificates and Consul would suffer."""
 
-_PACKAGES = "apt-get install qemu-system-x86 qemu-utils nginx-light docker.io mmdebstrap"
+_PACKAGES = "apt-get install qemu-system-x86 qemu-utils nginx-light mmdebstrap"
 
 
 def check_system(settings: Settings) -> Iterable[Finding]:
@@ -70,8 +70,7 @@ def check_disk(settings: Settings) -> Iterable[Finding]:
 
 def check_qemu(settings: Settings) -> Iterable[Finding]:
     """QEMU, its tools, and whether KVM truly works; nothing when no service runs on it."""
-    services = settings.services.values()
-    if services and all(service.hypervisor != "qemu" for service in services):
+    if not _uses_qemu(settings):
         return
     for program in ("qemu-system-x86_64", "qemu-img"):
         yield _check_program(program, ("--version",), "QEMU forks the VMs")
@@ -96,8 +95,8 @@ def check_qemu(settings: Settings) -> Iterable[Finding]:
 def check_programs(settings: Settings) -> Iterable[Finding]:
     """The other programs that are started."""
     yield _check_program(settings.nginx.binary, ("-v",), "the load balancer")
-    yield _check_program("mmdebstrap", ("--version",), "builds the parent's image")
-    yield _check_program("dockerd", ("--version",), "puts the app's container into the parent's image")
+    if _uses_qemu(settings):
+        yield _check_program("mmdebstrap", ("--version",), "builds the parent's image")
     cached = settings.cache_dir / "consul" / "consul"
     binary = shutil.which("consul") or (str(cached) if cached.exists() else None)
     if binary is None:
@@ -119,6 +118,11 @@ def check_clock(settings: Settings) -> Iterable[Finding]:
         yield passed("clock", f"{stamp}, synchronized")
     else:
         yield passed("clock", f"{stamp} (no time service of systemd or chrony runs here)")
+
+
+def _uses_qemu(settings: Settings) -> bool:
+    services = settings.services.values()
+    return not services or any(service.hypervisor == "qemu" for service in services)
 
 
 def _check_program(program: str, version: Sequence[str], purpose: str, *, name: str | None = None) -> Finding:

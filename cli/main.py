@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from cli.output import wants_json
 from cli.request_commands import add_request_commands
 
 app = typer.Typer(
@@ -313,7 +314,9 @@ ParentName = Annotated[str, typer.Argument(help="The parent's name.")]
 def parent_build(
     context: typer.Context,
     service: Annotated[str, typer.Argument(help="The service that it is for.")] = "game",
-    again: Annotated[bool, typer.Option("--again", help="Build although the image is in the cache.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Build all of it anew, with the Debian packages of today.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Build the parent's disk image and boot it to the fork point, running and not yet frozen."""
@@ -362,10 +365,25 @@ def parent_remove(
 add_request_commands(app)
 
 
+def _translated(error: Exception) -> BaseException:
+    from forkyard.errors import InvalidRequest
+
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        step = f" Try `{context.command_path} -h`." if context is not None else ""
+        return InvalidRequest(f"{error.format_message().removesuffix('.')}.{step}")
+    return KeyboardInterrupt()  # typer's word for Ctrl-C at a question
+
+
 def main() -> None:
     """Run the command line; every way out has its exit code (see `cli.failures`)."""
     try:
-        app()
+        # For people typer shows in a box what it could not parse; with --json that is a failure like all others.
+        sys.exit(app(standalone_mode=not wants_json()))
+    except (typer.TyperException, typer.Abort) as error:
+        from cli.failures import report_failure
+
+        sys.exit(report_failure(_translated(error)))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost edge: no traceback surfaces
         from cli.failures import report_failure
 

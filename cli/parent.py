@@ -150,15 +150,9 @@ def build_guest_image(settings: Settings, *, memory_mib: int, again: bool) -> Pa
     consul = find_consul(settings.cache_dir)
 
     def build() -> recipe.GuestImage:
-        return build_image(settings.cache_dir, consul=consul, progress=say, memory_mib=memory_mib)
+        return build_image(settings.cache_dir, consul=consul, progress=say, memory_mib=memory_mib, again=again)
 
-    image = _translated(build)
-    if again:
-        import shutil  # noqa: PLC0415 - only here
-
-        shutil.rmtree(image.directory)
-        image = _translated(build)
-    return image.directory
+    return _translated(build).directory
 
 
 def _translated(action: Callable[[], T]) -> T:

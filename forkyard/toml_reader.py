@@ -2,10 +2,12 @@
 Read a TOML text into frozen dataclasses; say of all that is wrong which line, which key, and what would be right.
 
 Standard library only, because every command pays for this import before it does anything. A field's type is its
-contract; bounds and choices stand in its metadata (see `bounded` and `one_of`). An unknown key is a problem.
+contract, `Annotated` with a `Form` where a text must look like something; bounds and choices stand in its metadata
+(see `bounded` and `one_of`). An unknown key is a problem.
 """
 
 import difflib
+import math
 import re
 import tomllib
 import types
@@ -15,12 +17,16 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 T = TypeVar("T")
 
 KeyPath = tuple[str, ...]
 
+_LONGEST = timedelta(days=366)
+"""Of any duration: far beyond what is waited for here, and far within what can be added to a date."""
+_INTEGERS = range(-(1 << 63), 1 << 63)
+"""Those that TOML has; Python's parser reads any."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _HEADER = re.compile(r"\s*\[\[?\s*(?P<name>[^\]]+?)\s*\]\]?")
@@ -43,6 +49,16 @@ class Problem:
         return f"line {line}: {'.'.join(self.path)}{self.text}" if line else f"{'.'.join(self.path)}{self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a value must look like beyond its type, as in `Annotated[str, Form(...)]`."""
+
+    # Any: the annotated type says what comes in.
+    fits: Callable[[Any], bool]
+    wanted: str
+    """What would be right, for a message."""
+
+
 def bounded(
     default: Any,  # noqa: ANN401 - as dataclasses.field, whose type is the field's own
     *,
@@ -62,7 +78,7 @@ def one_of(default: str, *choices: str) -> Any:  # noqa: ANN401 - as dataclasses
 def read_table(cls: type[T], table: Mapping[str, object], problems: list[Problem], path: KeyPath = ()) -> T | None:
     """Read *table* as *cls*; what is wrong is added to *problems*, and then the answer is None."""
     before = len(problems)
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, object] = {}
     for key, raw in table.items():
@@ -141,6 +157,8 @@ def _read(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -> o
     if origin in {typing.Union, types.UnionType}:
         # Optional is the only union; TOML has no null, so the empty text stands for it.
         return None if raw == "" else _read(next(a for a in args if a is not types.NoneType), raw, problems, path)
+    if origin is Annotated:
+        return _formed(_read(args[0], raw, problems, path), args[1])
     if is_dataclass(wanted) and isinstance(wanted, type):
         return read_table(wanted, _table(raw), problems, path)
     if origin is dict:
@@ -150,7 +168,20 @@ def _read(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -> o
             message = f"a list is wanted, such as [{_shown(raw)}]"
             raise ValueError(message)
         return tuple(_read(args[0], inner, problems, path) for inner in cast("list[object]", raw))
+    _refuse_odd_number(raw)
     return _SCALARS[wanted](raw)
+
+
+def _formed(value: object, form: Form) -> object:
+    if not form.fits(value):
+        raise ValueError(form.wanted)
+    return value
+
+
+def _refuse_odd_number(raw: object) -> None:
+    if (isinstance(raw, float) and not math.isfinite(raw)) or (isinstance(raw, int) and raw not in _INTEGERS):
+        message = "a finite number of at most 64 bits is wanted"
+        raise ValueError(message)
 
 
 def _guarded(wanted: Any, raw: object, problems: list[Problem], path: KeyPath) -> object:  # noqa: ANN401 - as _read
@@ -198,20 +229,25 @@ def _text(raw: object) -> str:
 
 def _path(raw: object) -> Path:
     path = Path(_text(raw))
-    if not path.is_absolute():
+    if not path.is_absolute() or "\0" in str(path):
         message = "a path from the root is wanted, one that begins with /"
         raise ValueError(message)
     return path
 
 
 def _duration(raw: object) -> timedelta:
+    seconds: float | None = None
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return timedelta(seconds=raw)
-    found = _DURATION.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    if found is None:
+        seconds = raw
+    elif isinstance(raw, str) and (found := _DURATION.fullmatch(raw.strip())):
+        seconds = float(found[1]) * _UNITS[found[2]]
+    if seconds is None:
         message = 'a duration is wanted: seconds as a number, or a text such as "30s" or "10m"'
         raise ValueError(message)
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    if abs(seconds) > _LONGEST.total_seconds():
+        message = f"a duration of at most {_LONGEST.days} days is wanted"
+        raise ValueError(message)
+    return timedelta(seconds=seconds)
 
 
 def _address(raw: object) -> IPv4Address:
@@ -267,5 +303,8 @@ def _bound(value: object, raw: object, declared: "Field[Any]") -> object:
 
 
 def _shown(raw: object) -> str:
-    text = f'"{raw}"' if isinstance(raw, str) else str(raw).lower() if isinstance(raw, bool) else str(raw)
+    if isinstance(raw, list):
+        text = f"[{', '.join(_shown(inner) for inner in cast('list[object]', raw))}]"
+    else:
+        text = f'"{raw}"' if isinstance(raw, str) else str(raw).lower() if isinstance(raw, bool) else str(raw)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - fits a terminal's line

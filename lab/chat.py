@@ -8,11 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotReady
-from forkyard.processes import end, spawn, tail
+from forkyard.processes import end, tail
 from forkyard.settings import ChatopsSettings, RoleSettings, Settings
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
-from lab.forward import refuse_taken_port
+from lab.daemons import read_ref, start_daemon
+from lab.ports import refuse_taken_ports
 from lab.slack.state import GROUPS, PEOPLE, TEAM
 
 START_TIMEOUT = timedelta(seconds=60)
@@ -82,13 +82,13 @@ def start_slack(settings: Settings) -> bool:
     if not slack_trouble(settings):
         return False
     home, port = slack_home(settings), settings.lab.slack_port
-    refuse_taken_port("slack", port)
+    refuse_taken_ports([("slack", port)])
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     # A checkout is enough: the module need not be installed.
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}  # noqa: TID251 - handed on, not read for settings
     argv = [sys.executable, "-m", "lab.slack", str(port), str(home)]
-    write_ref(home / "pid", spawn(argv, log=home / "log", env=environment))
+    start_daemon(home / "pid", argv, log=home / "log", env=environment)
 
     def look() -> bool | None:
         if read_ref(home / "pid") is None:
@@ -98,6 +98,11 @@ def start_slack(settings: Settings) -> bool:
 
     wait_for(look, what="the lab's Slack", timeout=START_TIMEOUT)
     return True
+
+
+def slack_ports(settings: Settings) -> list[int]:
+    """The ports that a start would open now."""
+    return [] if read_ref(slack_home(settings) / "pid") else [settings.lab.slack_port]
 
 
 def slack_trouble(settings: Settings) -> str:

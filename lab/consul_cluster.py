@@ -16,10 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import NotReady, Unavailable
-from forkyard.processes import ProcessRef, end, spawn, tail
+from forkyard.processes import ProcessRef, end, tail
 from forkyard.waiting import wait_for
 from lab.consul import consul_version
-from lab.daemons import call_inside, read_ref, write_ref
+from lab.daemons import call_inside, read_ref, start_daemon
 
 HTTP_PORT = 8500
 START_TIMEOUT = timedelta(seconds=60)
@@ -93,13 +93,13 @@ def _start_agent(cluster: ConsulCluster, name: str, binary: Path, version: tuple
     home = cluster.directory / name
     (home / "data").mkdir(parents=True, exist_ok=True)
     (home / "agent.json").write_text(json.dumps(render_agent(cluster, name, version), indent=2))
-    ref = spawn(
+    start_daemon(
+        home / "pid",
         # The leader must answer its peers in 0.5 s however busy the VMs keep the processors.
         ["nice", "-n", "-5", str(binary), "agent", f"-config-file={home / 'agent.json'}"],
         log=home / "log",
         namespace=cluster.namespace,
     )
-    write_ref(home / "pid", ref)
 
 
 def _agent(cluster: ConsulCluster, name: str) -> ProcessRef | None:

@@ -1,17 +1,51 @@
 """The lab's daemons: which process is whose, remembered in pid files; and calls made from inside the namespace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from pyroute2 import netns
 
-from forkyard.processes import ProcessRef, find_process, is_alive, parse_ref
+from forkyard.processes import ProcessRef, find_process, is_alive, parse_ref, spawn
 
 T = TypeVar("T")
 
 NAMESPACES = Path("/run/netns")
+
+
+# Without clobbering: the starter moves a file with the same words to the same place, which must not be emptied again.
+_RECORD = """
+set -C
+{
+    read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ </proc/$$/stat
+    echo "$$ $started" >"$0"
+} 2>/dev/null
+exec "$@"
+"""
+
+
+def start_daemon(
+    pid: Path,
+    argv: Sequence[str],
+    *,
+    log: Path,
+    namespace: str | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> ProcessRef:
+    """
+    Start *argv* as `spawn` does, remembered in the file *pid*.
+
+    The process writes itself down before it becomes the program: one whose starter is killed at that moment would
+    be known to nobody, and keep its port and its address for ever.
+    """
+    pid.parent.mkdir(parents=True, exist_ok=True)
+    pid.unlink(missing_ok=True)
+    recorded = ["sh", "-c", _RECORD, str(pid), *argv]
+    ref = spawn(recorded, log=log, namespace=namespace, env=env, pass_fds=pass_fds)
+    write_ref(pid, ref)
+    return ref
 
 
 def write_ref(path: Path, ref: ProcessRef) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from forkyard.settings import Settings
 from lab.consul import find_consul
 from lab.consul_cluster import HTTP_PORT, ConsulCluster, consul_trouble, start_consul, stop_consul
-from lab.forward import Forward, forward_trouble, start_forward, stop_forward
+from lab.forward import Forward, forward_ports, forward_trouble, start_forward, stop_forward
 from lab.network import ensure_network, is_namespace, lab_network, remove_network
 from lab.nginx import nginx_trouble, start_nginx, stop_nginx
 from lab.parts import Part
@@ -61,6 +61,7 @@ def make_inner_parts(settings: Settings) -> list[Part]:
                 trouble=partial(forward_trouble, port),
                 stop=partial(stop_forward, port),
                 after=("network",),
+                ports=partial(forward_ports, port),
             )
             for port in ports
         ),

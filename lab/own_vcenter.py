@@ -95,7 +95,14 @@ def make_vcenter_parts(settings: Settings) -> list[Part]:
         return vcenter_trouble(vcenter) or _parents_trouble(settings)
 
     return [
-        Part("vcenter", start=start, trouble=trouble, stop=lambda: stop_vcenter(vcenter), after=("network", "consul"))
+        Part(
+            "vcenter",
+            start=start,
+            trouble=trouble,
+            stop=lambda: stop_vcenter(vcenter),
+            after=("network", "consul"),
+            ports=lambda: [] if find_vcenter(vcenter) else [vcenter.port],
+        )
     ]
 
 

@@ -26,6 +26,8 @@ class Part:
     stop: Callable[[], None]
     after: tuple[str, ...] = field(default=())
     """Parts that must run first."""
+    ports: Callable[[], Sequence[int]] = tuple
+    """Ports of 127.0.0.1 that its start would open now: none while it runs."""
 
 
 def start_parts(parts: Sequence[Part], progress: Progress) -> None:
@@ -54,6 +56,11 @@ def _start(part: Part, before: Sequence[Future[bool]], progress: Progress) -> bo
     seconds = time.monotonic() - started
     progress(f"{part.name}: started in {seconds:.1f} s" if done else f"{part.name}: runs already")
     return True
+
+
+def wanted_ports(parts: Sequence[Part]) -> list[tuple[str, int]]:
+    """Say of each port that a start of these parts would open whose it is."""
+    return [(part.name, port) for part in parts for port in part.ports()]
 
 
 def stop_parts(parts: Sequence[Part], progress: Progress) -> None:

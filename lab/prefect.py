@@ -14,15 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from flows.serve import make_environment as make_run_environment
-from forkyard.errors import CapacityExhausted, NotReady
-from forkyard.processes import ProcessRef, end, spawn, tail
+from forkyard.errors import NotReady
+from forkyard.processes import ProcessRef, end, tail
 from forkyard.settings import CONFIG_VARIABLE, Settings
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
+from lab.ports import refuse_taken_ports
 
 START_TIMEOUT = timedelta(seconds=240)
 """Its imports and first migration are 20 s of CPU, which on two busy cores take long."""
@@ -40,7 +40,7 @@ def start_prefect(settings: Settings, config: Path | None = None) -> bool:
     Start server and runner unless they run; say whether anything was started. Runs read *config*, a forkyard.toml.
 
     Raises:
-        CapacityExhausted: somebody else answers at the port.
+        CapacityExhausted: the port is in use; the message names it and who holds it.
         NotReady: they do not come up; the message has their last lines.
     """
     if not prefect_status(settings):
@@ -48,7 +48,7 @@ def start_prefect(settings: Settings, config: Path | None = None) -> bool:
     for folder in (_home(settings), settings.run_dir / "lab"):
         folder.mkdir(parents=True, exist_ok=True)
     if _ref(settings, SERVER) is None:
-        _refuse_a_stranger(settings)
+        refuse_taken_ports(("prefect", port) for port in prefect_ports(settings))
         port = str(settings.lab.prefect_port)
         _spawn(settings, SERVER, ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port], config)
     if _ref(settings, RUNNER) is None:
@@ -58,6 +58,11 @@ def start_prefect(settings: Settings, config: Path | None = None) -> bool:
         _spawn(settings, RUNNER, ["-m", "flows.serve", *arguments], config)
     _wait(settings)
     return True
+
+
+def prefect_ports(settings: Settings) -> list[int]:
+    """The ports that a start would open now."""
+    return [] if _ref(settings, SERVER) else [settings.lab.prefect_port]
 
 
 def prefect_status(settings: Settings) -> str:
@@ -113,8 +118,7 @@ def _spawn(settings: Settings, name: str, arguments: list[str], config: Path | N
     environment = make_environment(settings, config)
     # The runner imports flows and tasks, which need not be installed: a checkout is enough.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
-    ref = spawn([sys.executable, *arguments], log=_log(settings, name), env=environment)
-    write_ref(_pid_file(settings, name), ref)
+    start_daemon(_pid_file(settings, name), [sys.executable, *arguments], log=_log(settings, name), env=environment)
 
 
 def _wait(settings: Settings) -> None:
@@ -129,15 +133,6 @@ def _wait(settings: Settings) -> None:
         return True
 
     wait_for(look, what="Prefect", timeout=START_TIMEOUT, interval=timedelta(milliseconds=200))
-
-
-def _refuse_a_stranger(settings: Settings) -> None:
-    if _answers(settings):
-        text = (
-            f"{urlsplit(settings.prefect.api_url).netloc}: another Prefect server answers here. "
-            f"End it, or set lab.prefect_port and prefect.api_url in forkyard.toml."
-        )
-        raise CapacityExhausted(text)
 
 
 def _answers(settings: Settings) -> bool:

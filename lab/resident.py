@@ -4,9 +4,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from forkyard.processes import end, spawn, tail
+from forkyard.processes import end, tail
 from forkyard.settings import Settings
-from lab.daemons import read_ref, write_ref
+from lab.daemons import read_ref, start_daemon
 
 STOP_TIMEOUT = timedelta(seconds=8)
 """Both end when what they wait for returns, which is after 3 s at the latest."""
@@ -23,8 +23,7 @@ def start_resident(settings: Settings, config: Path | None, words: tuple[str, ..
     options = ["--config", str(config.resolve())] if config else []
     home, name = _home(settings), words[0]
     home.mkdir(parents=True, exist_ok=True)
-    ref = spawn([*command, *options, "--verbose", *words], log=home / f"{name}.log")
-    write_ref(home / f"{name}.pid", ref)
+    start_daemon(home / f"{name}.pid", [*command, *options, "--verbose", *words], log=home / f"{name}.log")
     return True
 
 

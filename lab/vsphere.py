@@ -7,17 +7,16 @@ there, with its two listening sockets opened here before: what a person reaches 
 
 import json
 import shutil
-import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from forkyard.errors import CapacityExhausted, NotReady
-from forkyard.processes import ProcessRef, end, is_alive, spawn, tail
+from forkyard.errors import NotReady
+from forkyard.processes import ProcessRef, end, is_alive, tail
 from forkyard.waiting import wait_for
-from lab.daemons import read_ref, write_ref
-from lab.forward import find_port_holder
+from lab.daemons import read_ref, start_daemon
+from lab.ports import listen
 
 START_TIMEOUT = timedelta(seconds=60)
 STOP_TIMEOUT = timedelta(seconds=10)
@@ -97,16 +96,16 @@ def start_vcenter(vcenter: VCenter, binary: Path) -> Door:
     vcenter.directory.mkdir(parents=True)
     log = vcenter.directory / "log"
     with ExitStack() as stack:
-        sdk = stack.enter_context(_listen("vcenter", vcenter.port))
-        control = stack.enter_context(_listen("vcenter's control", vcenter.control_port))
+        sdk = stack.enter_context(listen("vcenter", vcenter.port))
+        control = stack.enter_context(listen("vcenter's control", vcenter.control_port))
         descriptors = (sdk.fileno(), control.fileno())
-        ref = spawn(
+        ref = start_daemon(
+            _pid(vcenter),
             [str(binary), *_arguments(vcenter, *descriptors)],
             log=log,
             namespace=vcenter.namespace,
             pass_fds=descriptors,
         )
-    write_ref(_pid(vcenter), ref)
     try:
         return wait_for(lambda: _read_door(vcenter, ref), what="the vCenter", timeout=START_TIMEOUT)
     except NotReady as error:
@@ -163,18 +162,3 @@ def _read_door(vcenter: VCenter, ref: ProcessRef) -> Door | None:
 
 def _pid(vcenter: VCenter) -> Path:
     return vcenter.directory / "pid"
-
-
-def _listen(what: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        text = (
-            f"{what}: port {port} of 127.0.0.1 is in use by {find_port_holder(port)}. Stop it, or choose another port."
-        )
-        raise CapacityExhausted(text) from error
-    return listener

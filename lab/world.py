@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from forkyard.settings import Settings
-from lab.chat import SlackStatus, slack_status, slack_trouble, start_slack, stop_slack
+from forkyard.errors import InvalidRequest
+from forkyard.settings import LAB_URLS, Settings
+from lab.chat import SlackStatus, slack_ports, slack_status, slack_trouble, start_slack, stop_slack
 from lab.inner import lab_home, make_inner_parts
 from lab.own_vcenter import VCenterDoor, find_door, make_vcenter_parts
 from lab.parent import ensure_parent, parent_trouble, remove_children
-from lab.parts import Part, Progress, start_parts, stop_parts
-from lab.prefect import prefect_status, start_prefect, stop_prefect
+from lab.parts import Part, Progress, start_parts, stop_parts, wanted_ports
+from lab.ports import find_taken_ports, refuse_taken_ports
+from lab.prefect import prefect_ports, prefect_status, start_prefect, stop_prefect
 from lab.resident import BOT, SYNC, resident_trouble, start_resident, stop_resident
 
 
@@ -56,11 +59,16 @@ def up(settings: Settings, progress: Progress, *, config: Path | None = None) ->
     Start what is missing. *config* is the file that the settings came from, for the daemons that read it too.
 
     Raises:
-        CapacityExhausted: a port is in use; the message names it and who holds it.
+        CapacityExhausted: ports are in use, and nothing was started; the message names each and who holds it.
+        InvalidRequest: the settings make no lab, or look for its parts where they will not be.
         ForkyardError: a part does not start; the others stay up, and another call goes on from there.
     """
     with _alone(settings):
-        start_parts(make_parts(settings, progress, config), progress)
+        parts = make_parts(settings, progress, config)
+        _refuse_other_addresses(settings)
+        # Looked at before anything starts: a parent's boot takes minutes, and would be for nothing.
+        refuse_taken_ports(wanted_ports(parts))
+        start_parts(parts, progress)
     return status(settings)
 
 
@@ -82,6 +90,24 @@ def status(settings: Settings) -> LabStatus:
         parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
         vcenter=find_door(settings),
     )
+
+
+def taken_ports(settings: Settings) -> list[str]:
+    """Say of each port that the lab would open and cannot who has it."""
+    return list(find_taken_ports(wanted_ports(make_parts(settings, lambda _: None, None))))
+
+
+def _refuse_other_addresses(settings: Settings) -> None:
+    """Raise InvalidRequest where forkyard would look for a part of the lab at a port that is not the lab's."""
+    for section, key, _, name in LAB_URLS:
+        url, port = getattr(getattr(settings, section), key), getattr(settings.lab, name)
+        place = urlsplit(url)
+        if place.hostname not in {"127.0.0.1", "localhost"} or place.port != port:
+            text = (
+                f"{section}.{key} is {url}, and the lab's own is at port {port} of 127.0.0.1 (lab.{name}). "
+                f"Leave {section}.{key} out of forkyard.toml: it follows the port."
+            )
+            raise InvalidRequest(text)
 
 
 def make_parts(settings: Settings, progress: Progress, config: Path | None) -> list[Part]:
@@ -111,12 +137,14 @@ def _programs(settings: Settings, config: Path | None) -> list[Part]:
             start=lambda: start_prefect(settings, config),
             trouble=lambda: prefect_status(settings),
             stop=lambda: stop_prefect(settings),
+            ports=lambda: prefect_ports(settings),
         ),
         Part(
             "slack",
             start=lambda: start_slack(settings),
             trouble=lambda: slack_trouble(settings),
             stop=lambda: stop_slack(settings),
+            ports=lambda: slack_ports(settings),
         ),
         Part(
             "sync",

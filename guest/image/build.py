@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from guest.image.disk import make_disk
@@ -27,12 +28,18 @@ MEMORY_MIB = 768
 
 
 def build_image(
-    cache_dir: Path, *, consul: Path, progress: Progress = logger.info, memory_mib: int = MEMORY_MIB
+    cache_dir: Path,
+    *,
+    consul: Path,
+    progress: Progress = logger.info,
+    memory_mib: int = MEMORY_MIB,
+    again: bool = False,
 ) -> GuestImage:
     """
     The image for the present inputs, below *cache_dir*/images; made now only if it is not there yet.
 
-    *consul* is the binary that goes into the guest. *progress* gets a sentence per step.
+    *consul* is the binary that goes into the guest. *progress* gets a sentence per step. *again*: every layer is made
+    anew, the Debian base with what its mirror has today: its key says which packages, and not of which day.
 
     Raises:
         ImageError: a step failed; nothing half made is left under the image's name.
@@ -41,7 +48,7 @@ def build_image(
     images = cache_dir.resolve() / "images"
     layers = images / "layers"
     target = images / keys.image
-    if found := read_image(target):
+    if (found := read_image(target)) and not again:
         return found
     if os.geteuid() != 0:
         text = "building a guest image makes a root filesystem and so needs root: run it with sudo"
@@ -50,18 +57,16 @@ def build_image(
     with _alone(images / ".lock"):
         base, stage = layers / f"base-{keys.base}", layers / f"stage-{keys.stage}"
         _prune(layers, keep={base, stage})
-        _make_once(base, "Debian packages (mmdebstrap)", progress, lambda new: make_base(new / "root.tar"))
-        _make_once(
+        layer = partial(make_layer, progress=progress, again=again)
+        layer(base, "Debian packages (mmdebstrap)", make=lambda new: make_base(new / "root.tar"))
+        layer(
             stage,
             "Docker, Consul and the game's container",
-            progress,
-            lambda new: make_stage(
+            make=lambda new: make_stage(
                 new, base=base / "root.tar", consul=consul, node=find_node(cache_dir), game=GUEST / "game"
             ),
         )
-        _make_once(
-            target, "guest agent and disk", progress, lambda new: _make_image(new, stage, keys.image, memory_mib)
-        )
+        layer(target, "guest agent and disk", make=lambda new: _make_image(new, stage, keys.image, memory_mib))
     found = read_image(target)
     if found is None:
         text = f"{target} has no image.json: remove the directory and build again"
@@ -81,8 +86,16 @@ def _make_image(new: Path, stage: Path, fingerprint: str, memory_mib: int) -> No
     (new / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _make_once(target: Path, what: str, progress: Progress, make: Callable[[Path], None]) -> None:
-    if target.exists():
+def make_layer(
+    target: Path, what: str, *, make: Callable[[Path], None], progress: Progress, again: bool = False
+) -> None:
+    """
+    Have *make* fill the directory *target* unless it is there; with *again* in any case.
+
+    Raises:
+        ImageError: it failed; nothing half made is left, and an older layer stands as it was.
+    """
+    if target.exists() and not again:
         return
     progress(f"{what}: making")
     started = time.monotonic()
@@ -90,6 +103,8 @@ def _make_once(target: Path, what: str, progress: Progress, make: Callable[[Path
     try:
         make(new)
         new.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
         new.rename(target)
     except (OSError, InstallError) as error:
         text = f"{what}: {error}"

@@ -53,8 +53,11 @@ def bench_with_a_vm(settings: Settings) -> Iterator[subprocess.Popen[str]]:
 def vms_of(settings: Settings) -> list[psutil.Process]:
     """QEMU processes that work in these directories."""
     runs = {str(run.readlink()) for run in settings.state_dir.glob("bench-*/run")}
+    # As one look saw them: another's VM may end meanwhile.
     found = psutil.process_iter(["name", "cmdline"])
-    return [p for p in found if "qemu" in p.name() and any(run in " ".join(p.cmdline()) for run in runs)]
+    return [
+        p for p in found if any(run in " ".join(p.info["cmdline"] or ()) for run in runs if "qemu" in p.info["name"])
+    ]
 
 
 def test_a_killed_bench_leaves_nothing_once_it_was_cleared(settings: Settings) -> None:

@@ -135,6 +135,28 @@ def test_an_error_is_json_when_json_was_asked_for(nowhere: Path) -> None:
     assert "7 is above" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("scale", "game", "--to", "many"),
+            "Invalid value for '--to': ",
+        ),
+        (("scale", "game"), "Missing option '--to'. Try `"),
+        (("plan", "game", "--too", "3"), "No such option: --too"),
+        (("scal",), "No such command 'scal'."),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_is_json_when_json_was_asked_for(words: tuple[str, ...], message: str) -> None:
+    answer = forkyard(*words, "--json")
+    assert answer.code == answer.json["exit_code"] == 2
+    error = answer.json["error"]
+    assert isinstance(error, dict)
+    assert error["kind"] == "InvalidRequest"
+    assert message in error["message"]
+    assert answer.stderr == f"forkyard: {error['message']}\n"
+
+
 @pytest.mark.parametrize("command", [("status",), ("plan", "game", "--to", "2"), ("reap",)])
 def test_without_consul_the_error_names_it_and_says_what_to_do(command: tuple[str, ...], nowhere: Path) -> None:
     answer = forkyard(*command, config=nowhere)
@@ -163,10 +185,21 @@ def test_doctor_says_what_does_not_answer_and_what_to_do(nowhere: Path) -> None:
     assert isinstance(checks, list)
     found = {check["name"]: check for check in checks}
     assert found["consul"]["state"] != "ok"
-    assert "forkyard lab up" in found["consul"]["next_step"]
+    assert "its address in forkyard.toml" in found["consul"]["next_step"]
     assert found["forkyard.toml"]["state"] == "ok"
     assert all(check["next_step"] for check in checks if check["state"] != "ok")
     assert not [check for check in checks if "the check itself broke" in check["detail"]]
+
+
+def test_doctor_asks_nothing_of_a_lab_where_there_is_none(nowhere: Path) -> None:
+    checks = forkyard("doctor", "--json", config=nowhere).json["checks"]
+    assert isinstance(checks, list)
+    found = {check["name"]: check for check in checks}
+    assert found["lab"]["state"] == "ok"
+    assert not {"ports", "dockerd"} & found.keys()
+    parts = ("consul", "nginx", "prefect", "parent: game", "orphans: game")
+    assert not [name for name in parts if "lab up" in found[name]["next_step"]]
+    assert not [check for check in checks if "lab needs" in check["detail"]]
 
 
 def test_doctor_judges_the_machine_although_the_configuration_is_broken(tmp_path: Path) -> None:

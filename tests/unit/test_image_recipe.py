@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from guest.image.build import make_layer
 from guest.image.container import LIBRARIES, container_files, resolve_inside, write_container_image
 from guest.image.initrd import Entry, find_modules, render_cpio
-from guest.image.packages import find_sources
+from guest.image.packages import KEYRINGS, find_sources, render_default
 from guest.image.recipe import PROJECT, ImageError, Keys, layer_keys, read_image
 
 CONSUL = "c" * 64
@@ -129,7 +130,7 @@ def test_an_archive_ends_with_its_trailer_on_a_boundary() -> None:
 
 def test_mirrors_are_those_of_the_machines_own_apt() -> None:
     listing = "http://mirror.example/debian|Debian|main\nhttp://mirror.example/security|Debian-Security|main\nhttp://x|Other|x\n"
-    lines = find_sources(listing)
+    lines = find_sources(KEYRINGS[0], listing)
     assert [line.split()[-3:] for line in lines] == [
         ["http://mirror.example/debian", "bookworm", "main"],
         ["http://mirror.example/debian", "bookworm-updates", "main"],
@@ -137,9 +138,45 @@ def test_mirrors_are_those_of_the_machines_own_apt() -> None:
     ]
 
 
-def test_a_machine_without_a_debian_mirror_is_told_what_to_add() -> None:
-    with pytest.raises(ImageError, match="add one to /etc/apt"):
-        find_sources("http://x|Other|main\n")
+def test_a_machine_without_a_debian_mirror_leaves_the_choice_to_mmdebstrap_and_has_it_checked() -> None:
+    listing = "http://mirror.example/ubuntu|Ubuntu|main\nhttp://mirror.example/ubuntu|Ubuntu|universe\n"
+    assert find_sources(KEYRINGS[0], listing) == []
+    assert render_default(KEYRINGS[0]) == ["--keyring=/usr/share/keyrings/debian-archive-keyring.gpg"]
+
+
+def test_a_machine_that_cannot_check_debians_packages_is_told_what_to_install() -> None:
+    with pytest.raises(ImageError, match="install the package debian-archive-keyring"):
+        render_default(None)
+
+
+def test_a_layer_is_made_once_or_again_and_an_older_one_stands_when_that_fails(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+
+    def fill(new: Path, text: str) -> None:
+        (new / "file").write_text(text)
+
+    def make(text: str, *, again: bool = False) -> None:
+        make_layer(
+            layer,
+            "a layer",
+            make=lambda new: fill(new, text),
+            progress=lambda _: None,
+            again=again,
+        )
+
+    def fail(new: Path) -> None:
+        (new / "file").write_text("half")
+        raise OSError
+
+    make("first")
+    make("second")
+    assert (layer / "file").read_text() == "first"
+    make("third", again=True)
+    assert (layer / "file").read_text() == "third"
+    with pytest.raises(ImageError, match="a layer"):
+        make_layer(layer, "a layer", make=fail, progress=lambda _: None, again=True)
+    assert (layer / "file").read_text() == "third"
+    assert [*tmp_path.iterdir()] == [layer]
 
 
 def test_a_directory_without_image_json_is_no_image(tmp_path: Path) -> None:

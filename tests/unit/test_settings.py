@@ -30,7 +30,7 @@ def test_an_empty_file_is_all_defaults() -> None:
 
 
 def test_the_deployments_file_says_every_default_as_it_is() -> None:
-    # Not by `load_settings`, which adds what a lab that is up says of itself.
+    # The text, not the file as it counts here: a lab that is up on this machine lays its own over it.
     assert parse_settings(DEPLOYMENT_CONFIG.read_text()) == Settings(services={"game": ServiceSettings()})
 
 
@@ -52,6 +52,14 @@ def test_every_kind_of_value_is_read() -> None:
     assert settings.consul.join == ("10.0.0.1",)
     assert (shop.maximum, shop.fork_timeout) == (3, timedelta(milliseconds=250))
     assert (shop.drain_timeout, shop.orphan_after) == (timedelta(seconds=1.5), timedelta(hours=1))
+
+
+def test_addresses_that_are_left_out_follow_the_labs_ports_and_others_stand() -> None:
+    ports = "[lab]\nload_balancer_port = 1001\nconsul_port = 1002\nprefect_port = 1003\n"
+    settings = parse_settings(f'{ports}[consul]\nurl = "http://consul.example:8500"\n')
+    assert settings.nginx.url == "http://127.0.0.1:1001"
+    assert settings.consul.url == "http://consul.example:8500"
+    assert settings.prefect.api_url == "http://127.0.0.1:1003/api"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,10 @@ def test_every_kind_of_value_is_read() -> None:
             'my.toml: line 2: qemu.first_address = "10.99.0.1": is outside of qemu.network, 10.77.0.0/22.',
         ),
         (
+            "qemu = { network = '10.77.1.1/32' }",
+            'my.toml: line 1: qemu.network = "10.77.1.1/32": is too small; a prefix length of at most 30 is wanted.',
+        ),
+        (
             "consul.join = '10.0.0.1'",
             'my.toml: line 1: consul.join = "10.0.0.1": a list is wanted, such as ["10.0.0.1"].',
         ),
@@ -117,6 +129,57 @@ def test_every_kind_of_value_is_read() -> None:
 )
 def test_a_problem_names_its_line_its_key_and_what_would_be_right(text: str, message: str) -> None:
     assert refusal(text) == message
+
+
+_A_URL = 'an http or https URL is wanted, such as "http://127.0.0.1:8500"'
+_ODD = "a finite number of at most 64 bits is wanted"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("consul.url", '"http://127.0.0.1:abc"', _A_URL),
+        ("consul.url", '"http://127.0.0.1:99999"', _A_URL),
+        ("consul.url", '"127.0.0.1:8500"', _A_URL),
+        ("consul.url", '""', _A_URL),
+        ("nginx.url", '"ftp://127.0.0.1"', _A_URL),
+        ("nginx.url", '"http://"', _A_URL),
+        ("prefect.api_url", '"http://a b/api"', _A_URL),
+        (
+            "vsphere.url",
+            '"http://vcenter.example/sdk"',
+            'an https URL is wanted, such as "https://vcenter.example/sdk", or "" for none',
+        ),
+        ("consul.join", "[]", 'at least one address is wanted, such as ["10.77.0.11"]'),
+        (
+            "consul.join",
+            '["10.77.0.11", "nohost"]',
+            'IPv4 addresses without a port are wanted, such as "10.77.0.11"',
+        ),
+        (
+            "qemu.bridge",
+            '"a-bridge-of-22-letters"',
+            "a network device's name is wanted: at most 15 letters, digits, dots, hyphens and underscores",
+        ),
+        (
+            "nginx.namespace",
+            '"../x"',
+            "a network namespace's name is wanted: letters, digits, dots, hyphens and underscores, no path",
+        ),
+        (
+            "consul.datacenter",
+            '"dc 1"',
+            "a Consul datacenter's name is wanted: letters, digits, hyphens and underscores",
+        ),
+        ("qemu.memory_share", "nan", _ODD),
+        ("qemu.memory_reserve", "99999999999999999999", _ODD),
+        ("services.game.drain_timeout", "inf", _ODD),
+        ("services.game.orphan_after", '"99999999999999h"', "a duration of at most 366 days is wanted"),
+        ("services.game.drain_timeout", '"48h"', "more than 0 and at most 86400 seconds is wanted"),
+    ],
+)
+def test_a_value_that_nobody_could_use_is_refused_before_it_is_used(key: str, value: str, wanted: str) -> None:
+    assert refusal(f"{key} = {value}") == f"my.toml: line 1: {key} = {value}: {wanted}."
 
 
 def test_a_duration_that_is_none_is_explained() -> None:
