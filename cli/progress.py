@@ -70,17 +70,21 @@ def _lines(request: ScaleRequest) -> Show:
 
 def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> None:
     """Show what the run did: its children with seconds per phase, its notes, where to look."""
-    from cli.tables import make_table  # noqa: PLC0415 - only for people
+    from cli.tables import make_table, render_size  # noqa: PLC0415 - only for people
 
     console = make_console()
     children = report["children"]
     used = [p for p in (*_PHASES, *_LEAVING) if any(p.value in child["seconds"] for child in children)]
     columns = [phase.value for phase in used]
     title = f"{report['service']}: {report['message']} ({seconds:.1f} s)"
-    table = make_table(title, "child", "phase", *columns, right=columns)
+    # A report of an earlier version, or of a hypervisor that cannot tell, has no memory.
+    # The unit is the heading: five phases leave no more of 80 columns.
+    memory = ["MiB"] if any(child.get("pss_bytes") is not None for child in children) else []
+    table = make_table(title, "child", "phase", *columns, *memory, right=[*columns, *memory])
     for child in children:
         times = [f"{child['seconds'][c]:.1f}" if c in child["seconds"] else "" for c in columns]
-        table.add_row(child["name"], str(child["phase"]), *times)
+        sizes = [render_size(child.get("pss_bytes")).removesuffix(" MiB") for _ in memory]
+        table.add_row(child["name"], str(child["phase"]), *times, *sizes)
     if children:
         console.print(table)
     elif report["ok"]:

@@ -144,6 +144,7 @@ def _present(child: Child, intervals: tuple[Interval, ...], error: str | None) -
         host=vm.host,
         pid=vm.pid,
         fork_id=vm.stamp.fork_id,
+        pss_bytes=vm.pss_bytes,
         intervals=intervals,
         error=error,
     )

@@ -67,8 +67,8 @@ def _deaf_to_sigterm() -> Iterator[None]:
 def _undo(work: Work, before: Fleet) -> None:
     # Plain calls, not task runs: this must work while Prefect is ending the run.
     parts: tuple[tuple[Callable[[Work, Fleet], None], str, str], ...] = (
-        (_destroy_unkept, "children that were half made are left", "Run `forkyard reap`."),
-        (_put_back_to_work, "children are still marked as draining", "Ask again for the number that you want."),
+        (_destroy_unkept, "children that were half made may be left", "Run `forkyard reap`."),
+        (_put_back_to_work, "children may still be marked as draining", "Ask again for the number that you want."),
         (_converge, "Nginx could not be brought in line with Consul", "`forkyard sync` does it when that is mended."),
         (_restore_intent, "the number on record is still this request's", "Ask again for the number that you want."),
     )

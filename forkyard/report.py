@@ -16,6 +16,9 @@ STAGES = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.S
 """The phases in which time is spent, in their order."""
 
 
+_MIB = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """The way of one child into one phase."""
@@ -38,6 +41,8 @@ class ChildReport:
     host: str | None = None
     pid: int | None = None
     fork_id: str | None = None
+    pss_bytes: int | None = None
+    """Memory of its VM's process at the last look, where the hypervisor can tell."""
     intervals: tuple[Interval, ...] = ()
     error: str | None = None
 
@@ -185,13 +190,16 @@ def _interval(fields: dict[str, Any]) -> Interval:
 def make_rows(report: Report) -> list[dict[str, object]]:
     """One row per child for a table: what it is, where it is, and seconds per phase."""
     used = [phase for phase in STAGES if any(phase.value in child.seconds for child in report.children)]
-    return [_row(child, used) for child in report.children]
+    measured = any(child.pss_bytes is not None for child in report.children)
+    return [_row(child, used, measured=measured) for child in report.children]
 
 
-def _row(child: ChildReport, used: Sequence[Phase]) -> dict[str, object]:
+def _row(child: ChildReport, used: Sequence[Phase], *, measured: bool) -> dict[str, object]:
     row: dict[str, object] = {"child": child.name, "phase": child.phase.value, "address": child.address or ""}
     seconds = child.seconds
     row |= {f"{phase.value} s": _round(seconds.get(phase.value)) for phase in used}
+    if measured:
+        row |= {"memory MiB": "" if child.pss_bytes is None else round(child.pss_bytes / _MIB)}
     return row | {"note": child.error or ""}
 
 

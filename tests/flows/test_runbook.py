@@ -23,7 +23,7 @@ from forkyard.errors import (
 )
 from forkyard.holders import make_holder
 from forkyard.hypervisors.fake import FakeHypervisor
-from forkyard.model import Intent, LeaseHolder, Phase, Placement, Registration
+from forkyard.model import Intent, LeaseHolder, Phase, Placement, Registration, Vm
 from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.report import Report
@@ -41,6 +41,16 @@ def test_from_zero_to_four_all_serve_and_are_kept(yard: Yard) -> None:
     assert all(vm.stamp.expires is None for vm in yard.fake.vms.values())
     assert {child.phase for child in report.children} == {Phase.SERVING}
     assert set(report.children[0].seconds) == {"forked", "identified", "registered", "ready", "serving"}
+
+
+def test_the_memory_of_each_child_at_the_last_look_is_in_the_report(yard: Yard) -> None:
+    class Measuring(FakeHypervisor):
+        def list_vms(self, service: str | None = None) -> list[Vm]:
+            return [replace(vm, pss_bytes=47 << 20) for vm in super().list_vms(service)]
+
+    work = yard.work(2)
+    work.world = replace(work.world, hypervisor=Measuring(yard.fake))
+    assert [child.pss_bytes for child in yard.run(work)[0].children] == [47 << 20] * 2
 
 
 def test_the_stages_come_in_the_runbooks_order(yard: Yard) -> None:

@@ -32,6 +32,7 @@ def result(*, ok: bool = True, refused: bool = False, message: str = "2 of 2 ser
         "host": "here",
         "pid": 7,
         "fork_id": "f",
+        "pss_bytes": 220 << 20,
         "error": None,
         "seconds": {"forked": 0.4, "serving": 1.5},
         "intervals": [{"phase": "forked", "start": 0.0, "end": 0.4, "ok": True}],
@@ -83,6 +84,7 @@ def test_a_run_that_did_what_was_asked_ends_with_its_object(tmp_path: Path) -> N
     assert (answer["wanted"], answer["serving"]) == (2, 2)
     assert answer["run_url"].endswith(f"/runs/flow-run/{RUN}")
     assert answer["children"][0]["seconds"] == {"forked": 0.4, "serving": 1.5}
+    assert answer["children"][0]["pss_bytes"] == 220 << 20
     assert answer["seconds"] > 0
     assert (script.parameters["target"], script.parameters["reason"]) == (2, "pre-sale")
     assert "game: forked 1 of 2\n" in err
@@ -93,6 +95,7 @@ def test_a_person_sees_a_table_that_fits_80_columns(tmp_path: Path) -> None:
     code, out, _ = run(Script(result=result()), tmp_path, "--to", "2")
     assert code == 0
     assert "game-aaaaaa-1" in out
+    assert out.index("MiB") < out.index(" 220\n")
     assert "a note" in out
     assert all(len(line) <= 80 for line in out.splitlines() if "http" not in line)
 

@@ -1,6 +1,7 @@
 """A request's report as a page, a table and JSON."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -25,6 +26,7 @@ REPORT = Report(
             "game-r-1",
             Phase.SERVING,
             address="10.0.0.1",
+            pss_bytes=47 << 20,
             intervals=(Interval(Phase.FORKED, 0.0, 0.5), Interval(Phase.SERVING, 2.0, 2.25)),
         ),
         ChildReport("game-r-2", Phase.RETIRED, intervals=(Interval(Phase.FORKED, 0.0, 1.0, ok=False),), error="a|b"),
@@ -53,8 +55,14 @@ def test_what_is_no_report_is_refused(broken: dict[str, object]) -> None:
 
 def test_the_table_has_a_column_for_each_phase_that_occurs() -> None:
     rows = make_rows(REPORT)
-    assert list(rows[0]) == ["child", "phase", "address", "forked s", "serving s", "note"]
+    assert list(rows[0]) == ["child", "phase", "address", "forked s", "serving s", "memory MiB", "note"]
     assert rows[1]["note"] == "a|b"
+    assert [row["memory MiB"] for row in rows] == [47, ""]
+
+
+def test_children_whose_memory_nobody_could_tell_have_no_column_for_it() -> None:
+    rows = make_rows(replace(REPORT, children=(REPORT.children[1],)))
+    assert "memory MiB" not in rows[0]
 
 
 def test_the_page_says_who_asked_for_what_and_what_is_there() -> None:
