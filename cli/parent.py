@@ -97,7 +97,9 @@ def run_remove(config: Path | None, name: str, *, yes: bool, as_json: bool) -> i
     require_root("forkyard parent remove")
     if not yes:
         confirm(f"Remove the parent {name}? It takes minutes to build again.")
-    QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT)
+    if not QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT):
+        text = f"there is no parent {name}. `forkyard parent list` shows those there are."
+        raise NotFound(text)
     if as_json:
         emit({"parent": name, "removed": True})
     else:
@@ -122,7 +124,8 @@ def _opened(settings: Settings) -> Iterator[list[Hypervisor]]:
 
 def _freeze_somewhere(hypervisors: list[Hypervisor], name: str) -> FrozenParent:
     for hypervisor in hypervisors[:-1]:
-        with suppress(NotFound):
+        # A rule of vSphere's, such as game-parent-*, is no name of QEMU's.
+        with suppress(NotFound, InvalidRequest):
             return hypervisor.freeze(VmId(name), timeout=FREEZE_TIMEOUT)
     return hypervisors[-1].freeze(VmId(name), timeout=FREEZE_TIMEOUT)
 

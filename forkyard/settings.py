@@ -14,7 +14,7 @@ from pathlib import Path
 
 from forkyard.errors import InvalidRequest
 from forkyard.model import Limits
-from forkyard.names import SERVICE_NAME
+from forkyard.names import PARENT_NAME, PARENT_NAME_RULE, SERVICE_NAME
 from forkyard.toml_reader import Problem, bounded, find_line, merge_tables, one_of, parse_toml, read_table
 from forkyard.usages import USAGES
 
@@ -428,6 +428,9 @@ def _service_contradictions(settings: Settings, name: str, service: ServiceSetti
     if service.hypervisor == "vsphere" and not settings.vsphere.url:
         text = ' = "vsphere": and vsphere.url is not set.'
         problems.append(Problem((*path, "hypervisor"), text))
+    if service.hypervisor == "qemu" and not PARENT_NAME.fullmatch(service.parent):
+        text = f' = "{service.parent}": is no parent\'s name: {PARENT_NAME_RULE}.'
+        problems.append(Problem((*path, "parent"), text))
     if not service.health_path.startswith("/"):
         problems.append(Problem((*path, "health_path"), f' = "{service.health_path}": begins with /.'))
     return problems

@@ -107,6 +107,20 @@ def test_every_kind_of_value_is_read() -> None:
             ),
         ),
         (
+            "[services.game]\nparent = '../..'",
+            (
+                'my.toml: line 2: services.game.parent = "../..": is no parent\'s name: letters, digits, dots, hyphens '
+                "and underscores, at most 64, a letter or digit first."
+            ),
+        ),
+        (
+            "[services.game]\nparent = ''",
+            (
+                'my.toml: line 2: services.game.parent = "": is no parent\'s name: letters, digits, dots, hyphens '
+                "and underscores, at most 64, a letter or digit first."
+            ),
+        ),
+        (
             "[lab]\nconsul_port = 18080",
             "my.toml: line 1: lab: two of the ports are the same: load_balancer_port, consul_port.",
         ),
@@ -116,6 +130,11 @@ def test_every_kind_of_value_is_read() -> None:
 )
 def test_a_problem_names_its_line_its_key_and_what_would_be_right(text: str, message: str) -> None:
     assert refusal(text) == message
+
+
+def test_a_rule_for_parents_of_vsphere_is_no_name_and_need_not_be() -> None:
+    text = "vsphere.url = 'https://vc/sdk'\n[services.game]\nhypervisor = 'vsphere'\nparent = 'folder:/dc/vm/parents'"
+    assert parse_settings(text).services["game"].parent == "folder:/dc/vm/parents"
 
 
 def test_a_duration_that_is_none_is_explained() -> None:

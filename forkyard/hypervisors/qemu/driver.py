@@ -110,10 +110,16 @@ class QemuHypervisor:
         """Read every byte of a frozen parent; raises VerificationFailed naming the file that is broken."""
         self._parents.verify(self._parents.get(parent))
 
-    def remove_parent(self, parent: VmId, *, timeout: timedelta) -> None:
-        """Remove a parent, frozen or not; refused with PermanentError while it has children. Absent is success."""
+    def remove_parent(self, parent: VmId, *, timeout: timedelta) -> bool:
+        """
+        Remove a parent, frozen or not, and say whether there was one. Absent is success.
+
+        Raises:
+            InvalidRequest: that is no name of a parent.
+            PermanentError: it has children.
+        """
         self.cool(parent)
-        self._nursery.remove(parent, self._children.list_records, timeout=timeout)
+        return self._nursery.remove(parent, self._children.list_records, timeout=timeout)
 
     # Children
 

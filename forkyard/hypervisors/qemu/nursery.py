@@ -118,11 +118,11 @@ class Nursery:
         logger.debug("%s: frozen: %s", name, steps)
         return frozen
 
-    def remove(self, name: str, list_children: Callable[[], Sequence[Record]], *, timeout: timedelta) -> None:
-        """Remove a parent in any state; refused while it has children. Absent is success."""
+    def remove(self, name: str, list_children: Callable[[], Sequence[Record]], *, timeout: timedelta) -> bool:
+        """Remove a parent in any state, and say whether there was one; refused while it has children."""
         directory = self._parents.path(name)
         if not directory.exists():
-            return
+            return False
         with self._parents.held(name, timeout=timeout, shared=False):
             children = [record.name for record in list_children() if record.parent == name]
             if children:
@@ -134,6 +134,7 @@ class Nursery:
                 end_instance(instance, timeout=_END)
             remove_directory(directory)
             self._parents.forget(name)
+        return True
 
     def _refuse_other(self, name: str, wanted: dict[str, object]) -> None:
         if self._parents.find(name) is not None:

@@ -17,9 +17,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from forkyard.errors import NotFound, Unavailable, VerificationFailed
+from forkyard.errors import InvalidRequest, NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
 from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
+from forkyard.names import PARENT_NAME, PARENT_NAME_RULE
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,11 @@ class ParentStore:
         self._verified = verified
 
     def path(self, name: str) -> Path:
-        """Where a parent of that name is, or would be."""
+        """Where a parent of that name is, or would be; raises InvalidRequest for what is no name."""
+        if not PARENT_NAME.fullmatch(name):
+            # What is removed by name is removed with all in it: `..` would be everything.
+            text = f"{name!r} is no parent's name: {PARENT_NAME_RULE}. `forkyard parent list` shows those there are."
+            raise InvalidRequest(text)
         return self.directory / name
 
     def list_frozen(self) -> list[Frozen]:
