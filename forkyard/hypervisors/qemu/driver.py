@@ -98,13 +98,18 @@ class QemuHypervisor:
         return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
 
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
-        """Quiesce and freeze the parent; see the contract."""
+        """Quiesce and freeze the parent, or prove that the frozen one is whole and fits this host; see the contract."""
         frozen = self._parents.find(parent)
         if frozen is None:
             frozen = self._nursery.freeze(parent, timeout=timeout)
         else:
             self._parents.check(frozen)
+            self._launcher.check_machine(frozen)
         return self._as_parent(frozen, self._count_children(parent))
+
+    def find_differences(self, parent: VmId) -> tuple[str, ...]:
+        """Why this host cannot fork the frozen parent (another QEMU, processor, accelerator), a sentence each."""
+        return self._launcher.find_differences(self._parents.get(parent))
 
     def verify(self, parent: VmId) -> None:
         """Read every byte of a frozen parent; raises VerificationFailed naming the file that is broken."""

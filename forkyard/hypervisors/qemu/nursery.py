@@ -137,7 +137,9 @@ class Nursery:
         return True
 
     def _refuse_other(self, name: str, wanted: dict[str, object]) -> None:
-        if self._parents.find(name) is not None:
+        frozen = self._parents.find(name)
+        if frozen is not None:
+            self._launcher.check_machine(frozen)
             text = f"parent {name} is frozen already. Use it, or remove it first (`forkyard parent remove {name}`)."
             raise PermanentError(text)
         there = read_record(self._parents.path(name) / PARENT)
