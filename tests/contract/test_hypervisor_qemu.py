@@ -1,6 +1,7 @@
 """What only the QEMU driver promises: frozen parents on disk, killed processes, full disks, processes started ahead."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 from forkyard.errors import CapacityExhausted, NotFound, PermanentError, Unavailable, Unsupported, VerificationFailed
 from forkyard.hypervisors.qemu.accelerator import find_kvm_problem
-from forkyard.model import Power, VmId
+from forkyard.hypervisors.qemu.driver import QemuHypervisor
+from forkyard.model import Power, Vm, VmId
 from forkyard.processes import in_namespace
 from forkyard.waiting import wait_for
 from tests.support.small_vm import (
@@ -305,6 +307,44 @@ def test_a_disk_that_is_full_all_the_same_makes_nothing(mounted: Callable[[str],
     with pytest.raises(CapacityExhausted, match="disk is full"):
         fork(full.open(), "game-a-1")
     assert_empty(full)
+
+
+def test_a_disk_that_fills_up_at_any_step_of_a_fork_is_told_as_full(mounted: Callable[[str], SmallWorld]) -> None:
+    world = mounted("size=1g,nr_inodes=60")
+    hypervisor, fillers = world.open(), _fill(world.settings.state_dir)
+    while (vm := _fork_if_it_fits(hypervisor)) is None:
+        assert hypervisor.list_vms() == []
+        fillers.pop().unlink()
+    fillers += _fill(world.settings.state_dir)
+    with pytest.raises(CapacityExhausted, match="disk is full"):
+        hypervisor.restamp(vm.id, vm.stamp)
+    with pytest.raises(CapacityExhausted, match="disk is full"):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    fillers.pop().unlink()
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    hypervisor.destroy(vm.id, timeout=PATIENCE)
+    assert_empty(world)
+
+
+def _fork_if_it_fits(hypervisor: QemuHypervisor) -> Vm | None:
+    try:
+        return fork(hypervisor, "game-a-1")
+    except CapacityExhausted as error:
+        if "disk is full" not in str(error):
+            raise
+        return None
+
+
+def _fill(directory: Path) -> list[Path]:
+    """Use up the file system's inodes with empty files, which are returned."""
+    made: list[Path] = []
+    while True:
+        try:
+            path = directory / f"filler-{secrets.token_hex(4)}"
+            path.touch()
+        except OSError:
+            return made
+        made.append(path)
 
 
 @pytest.fixture

@@ -87,8 +87,9 @@ class ChildStore:
         return (self.path(name) / FORKED).exists()
 
     def mark(self, name: str, file: str, record: dict[str, object]) -> None:
-        """Put on record how far the child has come."""
-        write_record(self.path(name) / file, record)
+        """Put on record how far the child has come; raises CapacityExhausted when the disk is full."""
+        with translated(f"child {name}"):
+            write_record(self.path(name) / file, record)
 
     def make_vm(self, record: Record, *, measure: bool = False) -> Vm:
         """The child as it is now."""
@@ -128,7 +129,8 @@ class ChildStore:
             PermanentError: the name belongs to a VM with another stamp.
             CapacityExhausted: it does not fit; nothing was made.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        with translated(f"child {name}"):
+            self._directory.mkdir(parents=True, exist_ok=True)
         with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
             found = self.find(name)
             if found is not None:
@@ -141,19 +143,21 @@ class ChildStore:
                 network = self._settings.qemu.network
                 text = f"child {name}: no address is left in {network}. Retire children, or widen qemu.network."
                 raise CapacityExhausted(text)
+            # First, because on a full disk it is this that must fail, with nothing made.
+            write_record(self._directory / _LAST, {"address": address})
             record = Record(name, parent.name, address, datetime.now(UTC), stamp)
             if not make_directory(self.path(name), STAMP, _to_record(record)):
                 # Ours alone, and without a stamp that can be read: nothing of it can be kept.
                 self.remove(name, timeout=_ALLOT)
                 make_directory(self.path(name), STAMP, _to_record(record))
-            write_record(self._directory / _LAST, {"address": address})
         return record
 
     def restamp(self, record: Record, stamp: Stamp) -> Record:
-        """Replace the stamp; the name keeps its fork id and service."""
+        """Replace the stamp; the name keeps its fork id and service. CapacityExhausted: the disk is full."""
         _same(record, stamp)
         renewed = replace(record, stamp=stamp)
-        write_record(self.path(record.name) / STAMP, _to_record(renewed))
+        with translated(f"child {record.name}"):
+            write_record(self.path(record.name) / STAMP, _to_record(renewed))
         return renewed
 
     def clear(self, name: str, *, timeout: timedelta) -> None:
