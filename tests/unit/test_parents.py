@@ -1,16 +1,18 @@
 """QEMU's parents on disk, and the commands about them, where no VM is needed."""
 
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import cli.parent
 from cli.parent import run_remove
-from forkyard.errors import InvalidRequest, NotFound
+from forkyard.errors import InvalidRequest, NotFound, VerificationFailed
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
 from forkyard.model import VmId
-from forkyard.settings import Settings
+from forkyard.settings import QemuSettings, Settings
 
 SOON = timedelta(seconds=5)
 
@@ -51,3 +53,44 @@ def test_a_parent_that_is_there_is_removed(config: Path, settings: Settings) -> 
     half_made.mkdir(parents=True)
     assert run_remove(config, "game", yes=True, as_json=True) == 0
     assert not half_made.exists()
+
+
+# Errors that say what to do
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
+def test_a_manifest_that_cannot_be_read_is_broken_and_not_absent(settings: Settings, content: str) -> None:
+    manifest = settings.state_dir / "parents" / "game" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(content, encoding="latin-1")
+    with pytest.raises(VerificationFailed, match=r"manifest\.json is broken .*forkyard parent remove game"):
+        QemuHypervisor(settings).freeze(VmId("game"), timeout=SOON)
+
+
+def test_the_memory_of_a_parent_whose_manifest_is_broken_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+    parent = settings.state_dir / "parents" / "game"
+    parent.mkdir(parents=True)
+    for name in ("manifest.json", "memory", "disk.qcow2"):
+        (parent / name).write_text("not JSON")
+    for name in ("vmlinuz", "initrd.img", "disk.qcow2"):
+        (tmp_path / name).touch()
+    (tmp_path / "image.json").write_text('{"fingerprint": "f", "memory_mib": 80, "kernel_cmdline": ""}')
+    within = replace(settings, qemu=QemuSettings(namespace=None, accelerator="tcg"))
+    with pytest.raises(VerificationFailed, match="broken"):
+        QemuHypervisor(within).start_parent(tmp_path, "game", "game", timeout=SOON)
+    assert (parent / "memory").exists()
+    assert (parent / "disk.qcow2").exists()
+
+
+def test_a_parent_that_is_not_there_is_told_with_the_command_that_builds_it(settings: Settings) -> None:
+    for action in (partial(QemuHypervisor.freeze, timeout=SOON), QemuHypervisor.verify):
+        with pytest.raises(NotFound, match=r"not there.*forkyard parent build SERVICE.*forkyard parent freeze game"):
+            action(QemuHypervisor(settings), VmId("game"))
+
+
+def test_a_parent_that_stopped_before_it_was_frozen_is_told_with_the_command_that_starts_it(settings: Settings) -> None:
+    parent = settings.state_dir / "parents" / "red"
+    parent.mkdir(parents=True)
+    (parent / "parent.json").write_text('{"service": "shop"}')
+    with pytest.raises(NotFound, match="forkyard parent build shop"):
+        QemuHypervisor(settings).freeze(VmId("red"), timeout=SOON)

@@ -77,7 +77,8 @@ class Nursery:
             "image": source.fingerprint,
             "memory_mib": machine.memory_mib,
         }
-        make_directory(directory, PARENT, record)
+        with translated(f"starting parent {name}"):
+            make_directory(directory, PARENT, record)
         with self._parents.held(name, timeout=deadline.left, shared=False):
             self._refuse_other(name, record)
             instance = read_instance(self._settings.run_dir, directory)
@@ -106,7 +107,10 @@ class Nursery:
             directory = self._parents.path(name)
             record, instance = read_record(directory / PARENT), read_instance(self._settings.run_dir, directory)
             if record is None or instance is None or get_process(instance) is None:
-                text = f"parent {name} does not run and is not frozen. Start it again."
+                service = record["service"] if record else "SERVICE"
+                text = (
+                    f"parent {name} does not run and is not frozen. Start it again (`forkyard parent build {service}`)."
+                )
                 raise NotFound(text)
             with explained(instance):
                 self._save(instance, directory, deadline, steps)
