@@ -201,6 +201,8 @@ class ChildStore:
             disk_free=capacity.disk_free(settings.state_dir),
             disk_promised=capacity.DISK_PER_CHILD * len(records),
             addresses_free=count_addresses(settings.qemu) - len(records),
+            children=len(records),
+            processors=capacity.count_processors(),
         )
 
     def _check_room(self, name: str, parent: Frozen, records: list[Record]) -> None:
@@ -209,9 +211,8 @@ class ChildStore:
         plenty, _ = capacity.compute_room(self._settings.qemu, self._worst(records, sizes), parent.memory_bytes)
         room, limit = (plenty, "") if plenty else self.room(records, sizes, parent.memory_bytes)
         if room < 1:
-            text = (
-                f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children."
-            )
+            mend = "Retire children" + (", or raise qemu.children_per_processor" if limit == "processors" else "")
+            text = f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. {mend}."
             raise CapacityExhausted(text)
 
     def _measure(self, process: ProcessRef) -> int | None:
