@@ -32,8 +32,10 @@ def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) 
     require_root("forkyard parent build")
     started = time.monotonic()
     image = build_guest_image(settings, memory_mib=policy.memory_mib, again=again)
-    say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
     hypervisor = QemuHypervisor(settings)
+    if slowness := hypervisor.explain_slowness():
+        say(f"{policy.parent}: {slowness}")
+    say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
     vm = hypervisor.start_parent(image, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib)
     seconds = time.monotonic() - started
     if as_json:

@@ -43,6 +43,8 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
             return False
         progress(f"{frozen.name}: {change}; made anew")
         hypervisor.remove_parent(frozen.id, timeout=REMOVE_TIMEOUT)
+    if slowness := hypervisor.explain_slowness():
+        progress(f"{policy.parent}: {slowness}")
     progress(f"{policy.parent}: booting to the fork point; about a minute, only this time")
     parent = hypervisor.start_parent(
         image.directory, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib

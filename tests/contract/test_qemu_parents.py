@@ -8,6 +8,7 @@ import pytest
 
 import lab.parent
 from forkyard.errors import Unsupported
+from forkyard.hypervisors.qemu.accelerator import find_kvm_problem
 from forkyard.hypervisors.qemu.launcher import qemu_version
 from forkyard.settings import ServiceSettings, Settings
 from guest.image.recipe import GuestImage
@@ -40,6 +41,7 @@ def test_the_lab_makes_a_parent_of_another_qemu_anew(lab_settings: Settings, cop
     told: list[str] = []
     assert ensure_parent(lab_settings, SERVICE, told.append)
     assert f"this host's is '{upgrade}'; made anew" in " ".join(told)
+    assert sum("under TCG" in line for line in told) == (1 if find_kvm_problem() else 0)
     assert copy.open().find_differences(PARENT) == ()
     assert not ensure_parent(lab_settings, SERVICE, told.append)
 

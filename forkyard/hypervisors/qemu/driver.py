@@ -15,6 +15,7 @@ from pathlib import Path
 from forkyard import wire
 from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
 from forkyard.hypervisors.proof import check_identity, read_report
+from forkyard.hypervisors.qemu.accelerator import explain_slowness
 from forkyard.hypervisors.qemu.capacity import children_at_once
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
@@ -96,6 +97,10 @@ class QemuHypervisor:
             NotReady: the agent was not there in time; the parent is gone, the console's last lines are in the message.
         """
         return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
+
+    def explain_slowness(self) -> str:
+        """Say in one line why parents and children run under emulation here; empty when they do not."""
+        return explain_slowness(self._settings.qemu.accelerator)
 
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
         """Quiesce and freeze the parent, or prove that the frozen one is whole and fits this host; see the contract."""
