@@ -14,6 +14,7 @@ from cli.shapes import Json
 from forkyard.errors import InvalidRequest, NotFound, PermanentError
 from forkyard.hypervisors import Hypervisor
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
+from forkyard.hypervisors.qemu.nursery import UnfrozenParent
 from forkyard.model import FrozenParent, VmId
 from forkyard.settings import Settings, load_settings
 
@@ -62,22 +63,28 @@ def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
 
 
 def run_list(config: Path | None, *, as_json: bool) -> int:
-    """List the frozen parents."""
+    """List the parents: frozen, running, and half made."""
     with _opened(load_settings(config)) as hypervisors:
         parents = [parent for hypervisor in hypervisors for parent in hypervisor.list_parents()]
+        # vSphere's parents that run are its own VMs, which vCenter lists.
+        makers = [hypervisor for hypervisor in hypervisors if isinstance(hypervisor, QemuHypervisor)]
+        unfrozen = [parent for maker in makers for parent in maker.list_unfrozen_parents()]
     if as_json:
-        emit({"parents": [_parent_shape(parent) for parent in parents]})
+        emit({"parents": [_parent_shape(parent) for parent in parents] + [_unfrozen_shape(one) for one in unfrozen]})
         return 0
     from cli.tables import make_table, render_size  # noqa: PLC0415 - only for people
 
     columns = ("parent", "service", "host", "frozen", "memory", "children", "fingerprint")
-    table = make_table(f"{len(parents)} frozen parents", *columns, right=("memory", "children"))
+    title = f"{len(parents)} frozen parents" + (f", {len(unfrozen)} not frozen" if unfrozen else "")
+    table = make_table(title, *columns, right=("memory", "children"))
     for parent in parents:
         moment = f"{parent.frozen_at:%Y-%m-%d %H:%M}"
         size = render_size(parent.memory_bytes)
         table.add_row(
             parent.name, parent.service, parent.host, moment, size, str(parent.children), parent.fingerprint[:12]
         )
+    for one in unfrozen:
+        table.add_row(one.name, one.service, "", _state(one), render_size(one.memory_bytes), "0", "")
     make_console().print(table)
     return 0
 
@@ -177,4 +184,15 @@ def _translated(action: Callable[[], T]) -> T:
 
 
 def _parent_shape(parent: FrozenParent) -> Json:
-    return asdict(parent) | {"frozen": True}
+    return asdict(parent) | {"frozen": True, "state": "frozen"}
+
+
+def _unfrozen_shape(parent: UnfrozenParent) -> Json:
+    # The keys of a frozen one, so that a script may read each of them of any.
+    known = {"id": parent.name, "name": parent.name, "service": parent.service, "memory_bytes": parent.memory_bytes}
+    unknown = {"host": None, "frozen_at": None, "fingerprint": None}
+    return known | unknown | {"children": 0, "frozen": False, "state": _state(parent)}
+
+
+def _state(parent: UnfrozenParent) -> str:
+    return "running" if parent.running else "half made"

@@ -67,8 +67,8 @@ def remove_children(settings: Settings, service: str) -> None:
     for vm in hypervisor.list_vms(service):
         hypervisor.destroy(vm.id, timeout=DESTROY_TIMEOUT)
     hypervisor.cool()
-    if _find(hypervisor, policy) is None:
-        hypervisor.remove_parent(VmId(policy.parent), timeout=REMOVE_TIMEOUT)  # one that runs and was never frozen
+    if policy.parent in {parent.name for parent in hypervisor.list_unfrozen_parents()}:
+        hypervisor.remove_parent(VmId(policy.parent), timeout=REMOVE_TIMEOUT)
     for stray in hypervisor.list_strays(older_than=timedelta(0)):
         hypervisor.remove_stray(stray)
 

@@ -158,6 +158,9 @@ def test_an_unfrozen_parent_cannot_be_forked_and_is_removed_with_its_process(wor
     hypervisor = world.open()
     parent = world.start_parent("other", freeze=False)
     assert len(world.processes()) == 1
+    assert [(one.name, one.service, one.running) for one in hypervisor.list_unfrozen_parents()] == [
+        ("other", SERVICE, True)
+    ]
     spec = make_spec(hypervisor, "game-a-1")
     with pytest.raises(NotFound, match="not frozen"):
         hypervisor.fork(replace(spec, placement=replace(spec.placement, parent=parent)), timeout=PATIENCE)

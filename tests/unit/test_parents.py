@@ -1,6 +1,7 @@
 """QEMU's parents on disk, and the commands about them, where no VM is needed."""
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import cli.parent
-from cli.parent import run_remove
+from cli.parent import run_list, run_remove
 from forkyard.errors import InvalidRequest, NotFound, VerificationFailed
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
-from forkyard.model import VmId
+from forkyard.model import FrozenParent, VmId
 from forkyard.settings import QemuSettings, Settings
 
 SOON = timedelta(seconds=5)
@@ -94,3 +95,29 @@ def test_a_parent_that_stopped_before_it_was_frozen_is_told_with_the_command_tha
     (parent / "parent.json").write_text('{"service": "shop"}')
     with pytest.raises(NotFound, match="forkyard parent build shop"):
         QemuHypervisor(settings).freeze(VmId("red"), timeout=SOON)
+
+
+# What there is
+
+
+def test_a_parent_that_was_left_half_made_is_listed_with_every_key_of_a_frozen_one(
+    config: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = settings.state_dir / "parents" / "game"
+    parent.mkdir(parents=True)
+    (parent / "parent.json").write_text('{"service": "game", "memory_mib": 80}')
+    assert run_list(config, as_json=True) == 0
+    (row,) = json.loads(capsys.readouterr().out)["parents"]
+    assert (row["name"], row["service"], row["memory_bytes"]) == ("game", "game", 80 << 20)
+    assert (row["frozen"], row["state"]) == (False, "half made")
+    assert {field.name for field in fields(FrozenParent)} <= set(row)
+
+
+def test_the_table_of_parents_shows_what_is_not_frozen(
+    config: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (settings.state_dir / "parents" / "game").mkdir(parents=True)
+    assert run_list(config, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "0 frozen parents, 1 not frozen" in said
+    assert "half made" in said

@@ -23,7 +23,7 @@ from forkyard.hypervisors.qemu.instance import Instance, explained, get_process,
 from forkyard.hypervisors.qemu.launcher import Launcher
 from forkyard.hypervisors.qemu.machine import NIC
 from forkyard.hypervisors.qemu.network import attach, make_mac
-from forkyard.hypervisors.qemu.nursery import Nursery
+from forkyard.hypervisors.qemu.nursery import Nursery, UnfrozenParent
 from forkyard.hypervisors.qemu.parents import Frozen, ParentStore
 from forkyard.hypervisors.qemu.qmp import Qmp
 from forkyard.hypervisors.qemu.records import read_record
@@ -69,6 +69,10 @@ class QemuHypervisor:
         living = [record.parent for record in self._children.list_records()]
         frozen = (parent for parent in self._parents.list_frozen() if service in {None, parent.service})
         return [self._as_parent(parent, living.count(parent.name)) for parent in frozen]
+
+    def list_unfrozen_parents(self) -> list[UnfrozenParent]:
+        """All parents that run and are not frozen yet, and those that were left half made, by name."""
+        return self._nursery.list_unfrozen()
 
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""

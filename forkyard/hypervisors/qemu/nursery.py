@@ -54,6 +54,17 @@ class Image:
     command_line: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnfrozenParent:
+    """A parent before it is frozen."""
+
+    name: str
+    service: str
+    memory_bytes: int
+    running: bool
+    """False: half made; what made it was killed, and the next start clears it."""
+
+
 class Nursery:
     """Starts, freezes and removes parents."""
 
@@ -122,6 +133,10 @@ class Nursery:
         logger.debug("%s: frozen: %s", name, steps)
         return frozen
 
+    def list_unfrozen(self) -> list[UnfrozenParent]:
+        """All parents that are not frozen, by name."""
+        return [self._look(path) for path in self._parents.list_unfrozen()]
+
     def remove(self, name: str, list_children: Callable[[], Sequence[Record]], *, timeout: timedelta) -> bool:
         """Remove a parent in any state, and say whether there was one; refused while it has children."""
         directory = self._parents.path(name)
@@ -139,6 +154,12 @@ class Nursery:
             remove_directory(directory)
             self._parents.forget(name)
         return True
+
+    def _look(self, directory: Path) -> UnfrozenParent:
+        record, instance = read_record(directory / PARENT) or {}, read_instance(self._settings.run_dir, directory)
+        running = instance is not None and get_process(instance) is not None
+        memory = int(str(record.get("memory_mib", 0))) << 20
+        return UnfrozenParent(directory.name, str(record.get("service", "")), memory, running)
 
     def _refuse_other(self, name: str, wanted: dict[str, object]) -> None:
         frozen = self._parents.find(name)

@@ -88,6 +88,10 @@ class ParentStore:
                 found.append(frozen)
         return found
 
+    def list_unfrozen(self) -> list[Path]:
+        """The directories of parents without a manifest, by name."""
+        return [path for path in list_directories(self.directory) if not (path / MANIFEST).exists()]
+
     def find(self, name: str) -> Frozen | None:
         """The frozen parent of that name, or None when there is none or it is not frozen."""
         return self._read(self.path(name))
