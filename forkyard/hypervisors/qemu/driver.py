@@ -132,8 +132,9 @@ class QemuHypervisor:
             InvalidRequest: that is no name of a parent.
             PermanentError: it has children.
         """
-        self.cool(parent)
-        return self._nursery.remove(parent, self._children.list_records, timeout=timeout)
+        return self._nursery.remove(
+            parent, self._children.list_records, cool=lambda: self.cool(parent), timeout=timeout
+        )
 
     # Children
 
@@ -204,13 +205,16 @@ class QemuHypervisor:
 
     def warm(self, parent: VmId, count: int, *, timeout: timedelta = timedelta(seconds=30)) -> int:
         """Have *count* QEMU processes wait for forks of the parent; say how many there are now."""
-        frozen = self._parents.get(parent)
-        self._parents.check(frozen)
-        self._launcher.check_host(frozen)
-        self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
-        for _ in range(count - len(self._standbys.list_waiting(parent))):
-            self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
-        return len(self._standbys.list_waiting(parent))
+        deadline = Deadline(timeout)
+        with self._parents.held(parent, timeout=deadline.left, shared=True), translated(f"warming parent {parent}"):
+            frozen = self._parents.get(parent)
+            self._parents.check(frozen)
+            self._launcher.check_host(frozen)
+            with self._standbys.counted(timeout=deadline.left):
+                self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
+                for _ in range(count - len(self._standbys.list_waiting(parent))):
+                    self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
+                return len(self._standbys.list_waiting(parent))
 
     def start_ahead(self, parent: VmId, *, timeout: timedelta) -> int:
         """Have as many processes wait for forks of the parent as `qemu.standbys` says."""

@@ -137,10 +137,22 @@ class Nursery:
         """All parents that are not frozen, by name."""
         return [self._look(path) for path in self._parents.list_unfrozen()]
 
-    def remove(self, name: str, list_children: Callable[[], Sequence[Record]], *, timeout: timedelta) -> bool:
-        """Remove a parent in any state, and say whether there was one; refused while it has children."""
+    def remove(
+        self,
+        name: str,
+        list_children: Callable[[], Sequence[Record]],
+        *,
+        cool: Callable[[], object],
+        timeout: timedelta,
+    ) -> bool:
+        """
+        Remove a parent in any state, and say whether there was one; refused while it has children.
+
+        *cool* ends what waits for its forks: not before it is certain that there will be none.
+        """
         directory = self._parents.path(name)
         if not directory.exists():
+            cool()
             return False
         with self._parents.held(name, timeout=timeout, shared=False):
             children = [record.name for record in list_children() if record.parent == name]
@@ -148,6 +160,7 @@ class Nursery:
                 some = ", ".join(children[:5]) + (", ..." if children[5:] else "")
                 text = f"parent {name} has {len(children)} children that share its memory ({some}). Retire them first."
                 raise PermanentError(text)
+            cool()
             instance = read_instance(self._settings.run_dir, directory)
             if instance is not None:
                 end_instance(instance, timeout=_END)
