@@ -14,6 +14,7 @@ from cli.shapes import Json
 from forkyard.errors import InvalidRequest, NotFound, PermanentError
 from forkyard.hypervisors import Hypervisor
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
+from forkyard.hypervisors.qemu.nursery import UnfrozenParent
 from forkyard.model import FrozenParent, VmId
 from forkyard.settings import Settings, load_settings
 
@@ -32,8 +33,10 @@ def run_build(config: Path | None, service: str, *, again: bool, as_json: bool) 
     require_root("forkyard parent build")
     started = time.monotonic()
     image = build_guest_image(settings, memory_mib=policy.memory_mib, again=again)
-    say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
     hypervisor = QemuHypervisor(settings)
+    if slowness := hypervisor.explain_slowness():
+        say(f"{policy.parent}: {slowness}")
+    say(f"{policy.parent}: booting {image} to the fork point; about a minute without KVM")
     vm = hypervisor.start_parent(image, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib)
     seconds = time.monotonic() - started
     if as_json:
@@ -60,22 +63,28 @@ def run_freeze(config: Path | None, name: str, *, as_json: bool) -> int:
 
 
 def run_list(config: Path | None, *, as_json: bool) -> int:
-    """List the frozen parents."""
+    """List the parents: frozen, running, and half made."""
     with _opened(load_settings(config)) as hypervisors:
         parents = [parent for hypervisor in hypervisors for parent in hypervisor.list_parents()]
+        # vSphere's parents that run are its own VMs, which vCenter lists.
+        makers = [hypervisor for hypervisor in hypervisors if isinstance(hypervisor, QemuHypervisor)]
+        unfrozen = [parent for maker in makers for parent in maker.list_unfrozen_parents()]
     if as_json:
-        emit({"parents": [_parent_shape(parent) for parent in parents]})
+        emit({"parents": [_parent_shape(parent) for parent in parents] + [_unfrozen_shape(one) for one in unfrozen]})
         return 0
     from cli.tables import make_table, render_size  # noqa: PLC0415 - only for people
 
     columns = ("parent", "service", "host", "frozen", "memory", "children", "fingerprint")
-    table = make_table(f"{len(parents)} frozen parents", *columns, right=("memory", "children"))
+    title = f"{len(parents)} frozen parents" + (f", {len(unfrozen)} not frozen" if unfrozen else "")
+    table = make_table(title, *columns, right=("memory", "children"))
     for parent in parents:
         moment = f"{parent.frozen_at:%Y-%m-%d %H:%M}"
         size = render_size(parent.memory_bytes)
         table.add_row(
             parent.name, parent.service, parent.host, moment, size, str(parent.children), parent.fingerprint[:12]
         )
+    for one in unfrozen:
+        table.add_row(one.name, one.service, "", _state(one), render_size(one.memory_bytes), "0", "")
     make_console().print(table)
     return 0
 
@@ -97,7 +106,9 @@ def run_remove(config: Path | None, name: str, *, yes: bool, as_json: bool) -> i
     require_root("forkyard parent remove")
     if not yes:
         confirm(f"Remove the parent {name}? It takes minutes to build again.")
-    QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT)
+    if not QemuHypervisor(settings).remove_parent(VmId(name), timeout=REMOVE_TIMEOUT):
+        text = f"there is no parent {name}. `forkyard parent list` shows those there are."
+        raise NotFound(text)
     if as_json:
         emit({"parent": name, "removed": True})
     else:
@@ -122,7 +133,8 @@ def _opened(settings: Settings) -> Iterator[list[Hypervisor]]:
 
 def _freeze_somewhere(hypervisors: list[Hypervisor], name: str) -> FrozenParent:
     for hypervisor in hypervisors[:-1]:
-        with suppress(NotFound):
+        # A rule of vSphere's, such as game-parent-*, is no name of QEMU's.
+        with suppress(NotFound, InvalidRequest):
             return hypervisor.freeze(VmId(name), timeout=FREEZE_TIMEOUT)
     return hypervisors[-1].freeze(VmId(name), timeout=FREEZE_TIMEOUT)
 
@@ -166,4 +178,15 @@ def _translated(action: Callable[[], T]) -> T:
 
 
 def _parent_shape(parent: FrozenParent) -> Json:
-    return asdict(parent) | {"frozen": True}
+    return asdict(parent) | {"frozen": True, "state": "frozen"}
+
+
+def _unfrozen_shape(parent: UnfrozenParent) -> Json:
+    # The keys of a frozen one, so that a script may read each of them of any.
+    known = {"id": parent.name, "name": parent.name, "service": parent.service, "memory_bytes": parent.memory_bytes}
+    unknown = {"host": None, "frozen_at": None, "fingerprint": None}
+    return known | unknown | {"children": 0, "frozen": False, "state": _state(parent)}
+
+
+def _state(parent: UnfrozenParent) -> str:
+    return "running" if parent.running else "half made"

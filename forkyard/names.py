@@ -13,6 +13,10 @@ TOKEN_LENGTH = 6
 SERVICE_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 """A service is part of host names: a DNS label that leaves room for token and ordinal."""
 
+PARENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A parent of QEMU's is a directory of that name: without a slash, and without a dot first, it is in its place."""
+PARENT_NAME_RULE = "letters, digits, dots, hyphens and underscores, at most 64, a letter or digit first"
+
 _FORKS = uuid.UUID("5d1f0a52-9a3e-4c0e-8d0c-3a0f6b1b7c44")
 
 

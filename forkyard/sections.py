@@ -72,6 +72,8 @@ class QemuSettings:
     """Bytes of host memory that placements leave alone."""
     memory_share: float = bounded(0.6, above=0, at_most=1)
     """Part of a parent's memory that a child is expected to make its own; placements count with it."""
+    children_per_processor: int = bounded(64, at_least=1)
+    """Most children for each processor of the host, as placements count: many idle ones share one, busy ones do not."""
     standbys: int = bounded(4, at_least=0, at_most=256)
     """QEMU processes that wait for the next forks of each parent: starting one takes longer than restoring it."""
 

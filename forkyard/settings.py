@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from forkyard.errors import InvalidRequest
-from forkyard.names import SERVICE_NAME
+from forkyard.names import PARENT_NAME, PARENT_NAME_RULE, SERVICE_NAME
 from forkyard.sections import (
     ChatopsSettings,
     ConsulSettings,
@@ -237,6 +237,9 @@ def _service_contradictions(settings: Settings, name: str, service: ServiceSetti
     if service.hypervisor == "vsphere" and not settings.vsphere.url:
         text = ' = "vsphere": and vsphere.url is not set.'
         problems.append(Problem((*path, "hypervisor"), text))
+    if service.hypervisor == "qemu" and not PARENT_NAME.fullmatch(service.parent):
+        text = f' = "{service.parent}": is no parent\'s name: {PARENT_NAME_RULE}.'
+        problems.append(Problem((*path, "parent"), text))
     return problems
 
 

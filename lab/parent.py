@@ -25,26 +25,26 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
     Have the service's parent frozen on disk; say whether it had to be made.
 
     A parent that was frozen by hand, from whatever image, is kept. One that the lab made is made anew when the
-    image has changed, unless it has children.
+    image has changed, and any that this host can no longer fork (after an upgrade of QEMU), unless it has children.
     """
     policy = settings.service(service)
     hypervisor = QemuHypervisor(settings)
     frozen = _find(hypervisor, policy)
     image = _image(settings, policy, progress)
     if frozen is not None:
-        made_from = _recorded(settings, frozen)
-        if made_from in {None, image.fingerprint}:
+        change = _find_change(settings, hypervisor, frozen, image)
+        if not change:
             # Frozen already: this only looks whether its files are whole.
             hypervisor.freeze(frozen.id, timeout=FREEZE_TIMEOUT)
             hypervisor.start_ahead(frozen.id, timeout=FREEZE_TIMEOUT)
             return False
         if frozen.children:
-            progress(
-                f"{frozen.name}: the image has changed, but {frozen.children} children live on the old parent: kept"
-            )
+            progress(f"{frozen.name}: {change}, but {frozen.children} children live on the old parent: kept")
             return False
-        progress(f"{frozen.name}: the image has changed; made anew")
+        progress(f"{frozen.name}: {change}; made anew")
         hypervisor.remove_parent(frozen.id, timeout=REMOVE_TIMEOUT)
+    if slowness := hypervisor.explain_slowness():
+        progress(f"{policy.parent}: {slowness}")
     progress(f"{policy.parent}: booting to the fork point; about a minute, only this time")
     parent = hypervisor.start_parent(
         image.directory, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib
@@ -67,8 +67,8 @@ def remove_children(settings: Settings, service: str) -> None:
     for vm in hypervisor.list_vms(service):
         hypervisor.destroy(vm.id, timeout=DESTROY_TIMEOUT)
     hypervisor.cool()
-    if _find(hypervisor, policy) is None:
-        hypervisor.remove_parent(VmId(policy.parent), timeout=REMOVE_TIMEOUT)  # one that runs and was never frozen
+    if policy.parent in {parent.name for parent in hypervisor.list_unfrozen_parents()}:
+        hypervisor.remove_parent(VmId(policy.parent), timeout=REMOVE_TIMEOUT)
     for stray in hypervisor.list_strays(older_than=timedelta(0)):
         hypervisor.remove_stray(stray)
 
@@ -87,6 +87,13 @@ def _image(settings: Settings, policy: ServiceSettings, progress: Callable[[str]
         )
     except ImageError as error:
         raise PermanentError(str(error)) from error
+
+
+def _find_change(settings: Settings, hypervisor: QemuHypervisor, frozen: FrozenParent, image: GuestImage) -> str:
+    """Why the frozen parent is not what would be made now; empty text when it is."""
+    if _recorded(settings, frozen) not in {None, image.fingerprint}:
+        return "the image has changed"
+    return "; ".join(hypervisor.find_differences(frozen.id))
 
 
 def _note(settings: Settings, parent: str) -> Path:

@@ -48,6 +48,7 @@ class Hypervisor(Protocol):
             NotFound: no such parent, running or frozen.
             VerificationFailed: what is on disk of the frozen parent is broken; the message says which file.
             NotReady: the application did not become idle in time.
+            Unsupported: it is frozen, and cannot be forked by the hypervisor as it is now; the message says why.
         """
         ...
 

@@ -1,11 +1,14 @@
 """What several contract suites share."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.support.outside import Outside, outside_world
-from tests.support.small_vm import SmallWorld, small_world
+from tests.support.small_vm import SmallWorld, assert_empty, small_world
 from tests.support.vsphere import VsphereWorld, vsphere_world
 
 
@@ -15,6 +18,19 @@ def small_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorl
     with small_world(tmp_path_factory.mktemp("qemu")) as world:
         world.start_parent()
         yield world
+
+
+@pytest.fixture
+def copy(small_parent: SmallWorld, tmp_path: Path) -> Iterator[SmallWorld]:
+    """Give a copy of the small parent, to be broken."""
+    copy = small_parent.copied(tmp_path)
+    # Sockets need short paths.
+    run = Path(f"{small_parent.settings.run_dir}c")
+    copy = replace(copy, settings=replace(copy.settings, run_dir=run))
+    yield copy
+    copy.clear()
+    assert_empty(copy)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")

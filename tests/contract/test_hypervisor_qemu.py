@@ -1,6 +1,7 @@
 """What only the QEMU driver promises: frozen parents on disk, killed processes, full disks, processes started ahead."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,11 +26,14 @@ from tests.support.small_vm import (
     PATIENCE,
     SERVICE,
     SmallWorld,
+    assert_empty,
+    fork,
     kill,
     kill_process,
     make_identity,
     make_spec,
     make_stamp,
+    put_qemu_in_path,
 )
 
 SOON = timedelta(seconds=20)
@@ -40,31 +44,7 @@ def world(small_parent: SmallWorld) -> Iterator[SmallWorld]:
     """Give the shared parent's world; nothing of a test's children remains in it."""
     yield small_parent
     small_parent.clear()
-    _assert_empty(small_parent)
-
-
-@pytest.fixture
-def copy(small_parent: SmallWorld, tmp_path: Path) -> Iterator[SmallWorld]:
-    """Give a copy of the parent, to be broken."""
-    copy = small_parent.copied(tmp_path)
-    # Sockets need short paths.
-    run = Path(f"{small_parent.settings.run_dir}c")
-    copy = replace(copy, settings=replace(copy.settings, run_dir=run))
-    yield copy
-    copy.clear()
-    _assert_empty(copy)
-    shutil.rmtree(run, ignore_errors=True)
-
-
-def _assert_empty(world: SmallWorld) -> None:
-    assert world.processes() == []
-    assert world.devices() == {}
-    assert world.files() == []
-    assert world.open().list_strays(older_than=timedelta(0)) == []
-
-
-def _fork(hypervisor: QemuHypervisor, name: str) -> Vm:
-    return hypervisor.fork(make_spec(hypervisor, name), timeout=PATIENCE)
+    assert_empty(small_parent)
 
 
 def _files(world: SmallWorld) -> Path:
@@ -84,7 +64,7 @@ def _overwrite(path: Path, offset: int, content: bytes) -> None:
 def test_a_parent_with_a_broken_file_is_refused_by_name_and_nothing_is_made(copy: SmallWorld, file: str) -> None:
     _overwrite(_files(copy) / file, 4096, b"not what was frozen")
     with pytest.raises(VerificationFailed, match=file):
-        _fork(copy.open(), "game-a-1")
+        fork(copy.open(), "game-a-1")
     with pytest.raises(VerificationFailed, match=file):
         copy.open().freeze(PARENT, timeout=PATIENCE)
     assert copy.files() == []
@@ -104,14 +84,14 @@ def test_a_change_that_hides_its_time_is_found_by_the_full_look(copy: SmallWorld
 def test_a_missing_file_is_named(copy: SmallWorld) -> None:
     (_files(copy) / "state").unlink()
     with pytest.raises(VerificationFailed, match="state is missing"):
-        _fork(copy.open(), "game-a-1")
+        fork(copy.open(), "game-a-1")
 
 
 def test_a_manifest_that_was_edited_is_refused(copy: SmallWorld) -> None:
     manifest = _files(copy) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"memory_mib": 80', '"memory_mib": 96'))
     with pytest.raises(VerificationFailed, match=r"manifest\.json"):
-        _fork(copy.open(), "game-a-1")
+        fork(copy.open(), "game-a-1")
 
 
 def test_a_manifest_that_cannot_be_read_hides_no_other_parent(copy: SmallWorld) -> None:
@@ -126,7 +106,7 @@ def test_a_manifest_that_cannot_be_read_hides_no_other_parent(copy: SmallWorld) 
 def test_what_children_write_never_reaches_the_parent(world: SmallWorld) -> None:
     hypervisor = world.open()
     for number in range(2):
-        vm = _fork(hypervisor, f"game-a-{number}")
+        vm = fork(hypervisor, f"game-a-{number}")
         hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     hypervisor.verify(PARENT)
     assert all(path.stat().st_mode & 0o222 == 0 for path in _files(world).iterdir() if path.suffix != ".json")
@@ -134,17 +114,17 @@ def test_what_children_write_never_reaches_the_parent(world: SmallWorld) -> None
 
 def test_a_parent_survives_a_reboot_and_its_children_do_not(copy: SmallWorld) -> None:
     hypervisor = copy.open()
-    kill(_fork(hypervisor, "game-a-1"))
+    kill(fork(hypervisor, "game-a-1"))
     # What a reboot takes: processes and the directory in memory.
     shutil.rmtree(copy.settings.run_dir)
     hypervisor = copy.open()
     assert [(vm.name, vm.power) for vm in hypervisor.list_vms()] == [("game-a-1", Power.DEAD)]
-    assert _fork(hypervisor, "game-a-2").power is Power.RUNNING
+    assert fork(hypervisor, "game-a-2").power is Power.RUNNING
 
 
 def test_a_parent_with_children_is_not_removed(copy: SmallWorld) -> None:
     hypervisor = copy.open()
-    vm = _fork(hypervisor, "game-a-1")
+    vm = fork(hypervisor, "game-a-1")
     with pytest.raises(PermanentError, match="game-a-1"):
         hypervisor.remove_parent(PARENT, timeout=PATIENCE)
     hypervisor.destroy(vm.id, timeout=PATIENCE)
@@ -178,6 +158,9 @@ def test_an_unfrozen_parent_cannot_be_forked_and_is_removed_with_its_process(wor
     hypervisor = world.open()
     parent = world.start_parent("other", freeze=False)
     assert len(world.processes()) == 1
+    assert [(one.name, one.service, one.running) for one in hypervisor.list_unfrozen_parents()] == [
+        ("other", SERVICE, True)
+    ]
     spec = make_spec(hypervisor, "game-a-1")
     with pytest.raises(NotFound, match="not frozen"):
         hypervisor.fork(replace(spec, placement=replace(spec.placement, parent=parent)), timeout=PATIENCE)
@@ -190,30 +173,22 @@ def test_an_unfrozen_parent_cannot_be_forked_and_is_removed_with_its_process(wor
 def test_another_version_of_qemu_is_refused_with_both_named(
     world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _put_in_path(tmp_path, monkeypatch, "echo 'QEMU emulator version 9.9.9'")
+    put_qemu_in_path(tmp_path, monkeypatch, "echo 'QEMU emulator version 9.9.9'")
     with pytest.raises(Unsupported, match=r"QEMU is '.*', this host's is '9\.9\.9'"):
-        _fork(world.open(), "game-a-1")
+        fork(world.open(), "game-a-1")
 
 
 def test_another_accelerator_is_refused(world: SmallWorld) -> None:
     other = "kvm" if find_kvm_problem() else "tcg"
     changed = world.under(replace(world.settings.qemu, accelerator=other))
     with pytest.raises(Unsupported, match=r"KVM|accelerator"):
-        _fork(changed.open(), "game-a-1")
+        fork(changed.open(), "game-a-1")
 
 
 def test_a_namespace_that_is_not_there_is_not_found(world: SmallWorld) -> None:
     changed = world.under(replace(world.settings.qemu, namespace="fy-nowhere"))
     with pytest.raises(NotFound, match="fy-nowhere"):
-        _fork(changed.open(), "game-a-1")
-
-
-def _put_in_path(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let another `qemu-system-x86_64` be found first."""
-    program = directory / "qemu-system-x86_64"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")  # noqa: TID251 - the test's own
+        fork(changed.open(), "game-a-1")
 
 
 # Processes that die
@@ -224,16 +199,16 @@ def test_a_qemu_that_ends_at_once_is_told_with_its_words_and_leaves_nothing(
 ) -> None:
     qemu = shutil.which("qemu-system-x86_64")
     script = f'case "$1" in --version) exec {qemu} "$@";; esac; exec {qemu} "$@" -device no-such-device'
-    _put_in_path(tmp_path, monkeypatch, script)
+    put_qemu_in_path(tmp_path, monkeypatch, script)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no-such-device"):
-        _fork(world.open(), "game-a-1")
+        fork(world.open(), "game-a-1")
     assert time.monotonic() - began < SOON.total_seconds()
 
 
 def test_a_qemu_that_dies_ends_the_wait_for_its_guest_at_once(world: SmallWorld) -> None:
     hypervisor = world.open()
-    vm = _fork(hypervisor, "game-a-1")
+    vm = fork(hypervisor, "game-a-1")
     assert vm.pid
     os.kill(vm.pid, signal.SIGSTOP)
     with ThreadPoolExecutor() as pool:
@@ -297,7 +272,7 @@ def _arguments(world: SmallWorld) -> tuple[str, ...]:
 @pytest.mark.parametrize("file", ["forked.json", "machine/machine.json", "machine", "stamp.json"])
 def test_a_half_made_child_is_shown_or_found_and_removed(world: SmallWorld, file: str) -> None:
     hypervisor = world.open()
-    vm = _fork(hypervisor, "game-a-1")
+    vm = fork(hypervisor, "game-a-1")
     half = world.settings.state_dir / "vms" / vm.name / file
     process = world.processes()
     if file == "machine":
@@ -325,16 +300,54 @@ def test_a_disk_without_room_for_a_child_makes_nothing(
     full = mounted(f"size={size}")
     assert full.open().placements(SERVICE)[0].limited_by == "disk"
     with pytest.raises(CapacityExhausted, match="disk"):
-        _fork(full.open(), "game-a-1")
-    _assert_empty(full)
+        fork(full.open(), "game-a-1")
+    assert_empty(full)
 
 
 def test_a_disk_that_is_full_all_the_same_makes_nothing(mounted: Callable[[str], SmallWorld]) -> None:
     # Room by bytes, and no inode left for the child's files: found only when they are made.
     full = mounted("size=1g,nr_inodes=18")
     with pytest.raises(CapacityExhausted, match="disk is full"):
-        _fork(full.open(), "game-a-1")
-    _assert_empty(full)
+        fork(full.open(), "game-a-1")
+    assert_empty(full)
+
+
+def test_a_disk_that_fills_up_at_any_step_of_a_fork_is_told_as_full(mounted: Callable[[str], SmallWorld]) -> None:
+    world = mounted("size=1g,nr_inodes=60")
+    hypervisor, fillers = world.open(), _fill(world.settings.state_dir)
+    while (vm := _fork_if_it_fits(hypervisor)) is None:
+        assert hypervisor.list_vms() == []
+        fillers.pop().unlink()
+    fillers += _fill(world.settings.state_dir)
+    with pytest.raises(CapacityExhausted, match="disk is full"):
+        hypervisor.restamp(vm.id, vm.stamp)
+    with pytest.raises(CapacityExhausted, match="disk is full"):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    fillers.pop().unlink()
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    hypervisor.destroy(vm.id, timeout=PATIENCE)
+    assert_empty(world)
+
+
+def _fork_if_it_fits(hypervisor: QemuHypervisor) -> Vm | None:
+    try:
+        return fork(hypervisor, "game-a-1")
+    except CapacityExhausted as error:
+        if "disk is full" not in str(error):
+            raise
+        return None
+
+
+def _fill(directory: Path) -> list[Path]:
+    """Use up the file system's inodes with empty files, which are returned."""
+    made: list[Path] = []
+    while True:
+        try:
+            path = directory / f"filler-{secrets.token_hex(4)}"
+            path.touch()
+        except OSError:
+            return made
+        made.append(path)
 
 
 @pytest.fixture
@@ -357,18 +370,18 @@ def test_addresses_run_out_before_anything_is_made(world: SmallWorld) -> None:
     first = world.settings.qemu.network.broadcast_address - 2
     narrow = world.under(replace(world.settings.qemu, first_address=first)).open()
     for number in range(2):
-        _fork(narrow, f"game-a-{number}")
+        fork(narrow, f"game-a-{number}")
     assert (narrow.placements(SERVICE)[0].room, narrow.placements(SERVICE)[0].limited_by) == (0, "addresses")
     with pytest.raises(CapacityExhausted, match="addresses"):
-        _fork(narrow, "game-a-2")
+        fork(narrow, "game-a-2")
     assert len(narrow.list_vms()) == 2
 
 
 def test_an_address_that_was_given_back_is_not_the_next_to_be_given(world: SmallWorld) -> None:
     hypervisor = world.open()
-    first = _fork(hypervisor, "game-a-1")
+    first = fork(hypervisor, "game-a-1")
     hypervisor.destroy(first.id, timeout=PATIENCE)
-    assert _fork(hypervisor, "game-a-2").address != first.address
+    assert fork(hypervisor, "game-a-2").address != first.address
 
 
 # The network
@@ -376,7 +389,7 @@ def test_an_address_that_was_given_back_is_not_the_next_to_be_given(world: Small
 
 def test_a_child_is_on_the_network_only_after_its_proof(world: SmallWorld) -> None:
     hypervisor = world.open()
-    vm = _fork(hypervisor, "game-a-1")
+    vm = fork(hypervisor, "game-a-1")
     assert set(world.devices().values()) == {"alone"}
     hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     assert set(world.devices().values()) == {"up"}
@@ -386,7 +399,7 @@ def test_a_child_is_on_the_network_only_after_its_proof(world: SmallWorld) -> No
 def test_a_child_that_cannot_prove_its_identity_stays_off_the_network(world: SmallWorld) -> None:
     hypervisor = world.open()
     # Longer than a kernel takes for a host name: the guest cannot do what it is asked.
-    vm = _fork(hypervisor, "game-" + "x" * 70)
+    vm = fork(hypervisor, "game-" + "x" * 70)
     with pytest.raises(VerificationFailed, match="hostname"):
         hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     assert set(world.devices().values()) == {"alone"}
@@ -413,7 +426,7 @@ def test_a_fork_takes_a_process_that_was_started_ahead(world: SmallWorld) -> Non
     assert hypervisor.warm(PARENT, 2, timeout=PATIENCE) == 2
     ahead = set(world.processes())
     assert hypervisor.list_vms() == []
-    vm = _fork(hypervisor, "game-a-1")
+    vm = fork(hypervisor, "game-a-1")
     assert set(world.processes()) == ahead
     hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     assert hypervisor.cool(PARENT) == 1
@@ -424,7 +437,7 @@ def test_forks_at_the_same_time_each_take_another_process(world: SmallWorld) -> 
     hypervisor = world.open()
     hypervisor.warm(PARENT, 3, timeout=PATIENCE)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        vms = list(pool.map(lambda n: _fork(hypervisor, f"game-a-{n}"), range(4)))
+        vms = list(pool.map(lambda n: fork(hypervisor, f"game-a-{n}"), range(4)))
     assert len({vm.pid for vm in vms}) == 4
     assert hypervisor.cool() == 0
 
@@ -435,6 +448,6 @@ def test_a_process_that_died_while_it_waited_is_not_taken(world: SmallWorld) -> 
     (process,) = world.processes()
     pid = (world.settings.run_dir / "q" / process / "pid").read_text().split()[0]
     kill_process(int(pid))
-    assert _fork(hypervisor, "game-a-1").power is Power.RUNNING
+    assert fork(hypervisor, "game-a-1").power is Power.RUNNING
     assert [s.what for s in hypervisor.list_strays(older_than=timedelta(0))] == ["a standby whose QEMU is gone"]
     assert hypervisor.warm(PARENT, 1, timeout=PATIENCE) == 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from pyroute2 import IPRoute, netns
 
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
@@ -153,6 +154,27 @@ def make_identity(vm: Vm) -> Identity:
         wall_clock=time.time(),
         seed=base64.b64encode(os.urandom(32)).decode(),
     )
+
+
+def fork(hypervisor: QemuHypervisor, name: str) -> Vm:
+    """Fork a child at the best placement."""
+    return hypervisor.fork(make_spec(hypervisor, name), timeout=PATIENCE)
+
+
+def assert_empty(world: SmallWorld) -> None:
+    """Assert that nothing of children and standbys is there."""
+    assert world.processes() == []
+    assert world.devices() == {}
+    assert world.files() == []
+    assert world.open().list_strays(older_than=timedelta(0)) == []
+
+
+def put_qemu_in_path(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let another `qemu-system-x86_64` be found first."""
+    program = directory / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")  # noqa: TID251 - the test's own
 
 
 def kill(vm: Vm) -> None:

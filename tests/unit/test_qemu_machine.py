@@ -83,23 +83,33 @@ def test_every_difference_is_told_with_both_values(changed: Machine, named: str)
 
 def test_room_is_what_the_scarcest_allows() -> None:
     child = expected_memory(SETTINGS, GIB)
-    facts = HostFacts(SETTINGS.memory_reserve + 5 * child, 0, 9 * DISK_PER_CHILD, 0, 7)
+    facts = HostFacts(SETTINGS.memory_reserve + 5 * child, 0, 9 * DISK_PER_CHILD, 0, 7, 3, 2)
     assert compute_room(SETTINGS, facts, GIB) == (5, "memory")
     assert compute_room(SETTINGS, replace(facts, disk_free=2 * DISK_PER_CHILD), GIB) == (2, "disk")
     assert compute_room(SETTINGS, replace(facts, addresses_free=1), GIB) == (1, "addresses")
+    few = replace(SETTINGS, children_per_processor=3)
+    assert compute_room(few, facts, GIB) == (3, "processors")
+    assert compute_room(few, replace(facts, children=7), GIB) == (0, "processors")
+
+
+def test_by_default_two_processors_have_room_for_the_hundred_small_vms_of_the_bench() -> None:
+    plenty = HostFacts(999 * GIB, 0, 999 * GIB, 0, 999, children=0, processors=2)
+    room, limit = compute_room(SETTINGS, plenty, GIB)
+    assert limit == "processors"
+    assert room > 100
 
 
 def test_what_is_promised_to_living_children_is_not_given_twice() -> None:
     child = expected_memory(SETTINGS, GIB)
-    facts = HostFacts(SETTINGS.memory_reserve + 5 * child, 4 * child, 99 * DISK_PER_CHILD, 0, 99)
+    facts = HostFacts(SETTINGS.memory_reserve + 5 * child, 4 * child, 99 * DISK_PER_CHILD, 0, 99, 4, 2)
     assert compute_room(SETTINGS, facts, GIB) == (1, "memory")
 
 
-@given(st.integers(-GIB, 8 * GIB), st.integers(0, GIB), st.integers(-9, 9))
-def test_room_is_never_negative(memory: int, promised: int, addresses: int) -> None:
-    room, limit = compute_room(SETTINGS, HostFacts(memory, promised, GIB, 0, addresses), GIB)
+@given(st.integers(-GIB, 8 * GIB), st.integers(0, GIB), st.integers(-9, 9), st.integers(0, 999))
+def test_room_is_never_negative(memory: int, promised: int, addresses: int, children: int) -> None:
+    room, limit = compute_room(SETTINGS, HostFacts(memory, promised, GIB, 0, addresses, children, 2), GIB)
     assert room >= 0
-    assert limit in {"memory", "disk", "addresses"}
+    assert limit in {"memory", "disk", "addresses", "processors"}
 
 
 def test_addresses_go_round_before_one_comes_again() -> None:

@@ -120,6 +120,20 @@ def test_addresses_that_are_left_out_follow_the_labs_ports_and_others_stand() ->
             ),
         ),
         (
+            "[services.game]\nparent = '../..'",
+            (
+                'my.toml: line 2: services.game.parent = "../..": is no parent\'s name: letters, digits, dots, hyphens '
+                "and underscores, at most 64, a letter or digit first."
+            ),
+        ),
+        (
+            "[services.game]\nparent = ''",
+            (
+                'my.toml: line 2: services.game.parent = "": is no parent\'s name: letters, digits, dots, hyphens '
+                "and underscores, at most 64, a letter or digit first."
+            ),
+        ),
+        (
             "[lab]\nconsul_port = 18080",
             "my.toml: line 1: lab: two of the ports are the same: load_balancer_port, consul_port.",
         ),
@@ -180,6 +194,11 @@ _ODD = "a finite number of at most 64 bits is wanted"
 )
 def test_a_value_that_nobody_could_use_is_refused_before_it_is_used(key: str, value: str, wanted: str) -> None:
     assert refusal(f"{key} = {value}") == f"my.toml: line 1: {key} = {value}: {wanted}."
+
+
+def test_a_rule_for_parents_of_vsphere_is_no_name_and_need_not_be() -> None:
+    text = "vsphere.url = 'https://vc/sdk'\n[services.game]\nhypervisor = 'vsphere'\nparent = 'folder:/dc/vm/parents'"
+    assert parse_settings(text).services["game"].parent == "folder:/dc/vm/parents"
 
 
 def test_a_duration_that_is_none_is_explained() -> None:

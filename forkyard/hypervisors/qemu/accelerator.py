@@ -1,20 +1,17 @@
 """
-Decide whether KVM truly works here; else TCG, said in one line.
+Decide whether KVM truly works here; else TCG, which `explain_slowness` says in one line.
 
 /dev/kvm may exist, open and create VMs although no guest instruction ever runs. So: first the
 processor's flags, then a firmware that must say its first word within a short deadline.
 """
 
 import functools
-import logging
 import re
 import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import Unsupported
-
-logger = logging.getLogger(__name__)
 
 TRIAL = timedelta(seconds=4)
 """A working KVM runs the firmware's first lines in 0.1 s."""
@@ -36,10 +33,18 @@ def choose_accelerator(wanted: str) -> str:
     if wanted == "kvm":
         text = f"KVM does not work here: {problem}. Set qemu.accelerator to auto or tcg in forkyard.toml."
         raise Unsupported(text)
-    logger.info("KVM does not work here (%s): using TCG, which is slower.", problem)
     return "tcg"
 
 
+def explain_slowness(wanted: str) -> str:
+    """Say in one line why guests run under TCG for a setting of `auto`, `kvm` or `tcg`; empty under KVM."""
+    if choose_accelerator(wanted) == "kvm":
+        return ""
+    why = "as qemu.accelerator says" if wanted == "tcg" else f"KVM does not work here ({find_kvm_problem()})"
+    return f"{why}: guests run under TCG, several times slower than under KVM"
+
+
+@functools.cache
 def find_kvm_problem() -> str | None:
     """Why KVM cannot be used, or None when a guest really ran under it."""
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

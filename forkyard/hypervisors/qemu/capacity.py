@@ -31,6 +31,9 @@ class HostFacts:
     disk_free: int
     disk_promised: int
     addresses_free: int
+    children: int
+    """That are there, dead ones included."""
+    processors: int
 
 
 def expected_memory(settings: QemuSettings, memory_bytes: int) -> int:
@@ -39,13 +42,14 @@ def expected_memory(settings: QemuSettings, memory_bytes: int) -> int:
 
 
 def compute_room(settings: QemuSettings, facts: HostFacts, memory_bytes: int) -> tuple[int, str]:
-    """How many children of a parent of that size fit, and what bounds it: `memory`, `disk` or `addresses`."""
+    """How many children of a parent of that size fit, and what bounds it: memory, disk, addresses or processors."""
     memory = facts.memory_available - settings.memory_reserve - facts.memory_promised
     disk = facts.disk_free - facts.disk_promised
     bounds = {
         "memory": memory // expected_memory(settings, memory_bytes),
         "disk": disk // DISK_PER_CHILD,
         "addresses": facts.addresses_free,
+        "processors": settings.children_per_processor * facts.processors - facts.children,
     }
     limit = min(bounds, key=lambda name: bounds[name])
     return max(0, bounds[limit]), limit
@@ -53,7 +57,12 @@ def compute_room(settings: QemuSettings, facts: HostFacts, memory_bytes: int) ->
 
 def children_at_once() -> int:
     """How many children to bring up together: one a processor, and one more for the moments in which these wait."""
-    return len(os.sched_getaffinity(0)) + 1
+    return count_processors() + 1
+
+
+def count_processors() -> int:
+    """Processors that this process, and so each QEMU that it starts, may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def memory_available() -> int:

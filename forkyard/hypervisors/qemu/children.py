@@ -88,8 +88,9 @@ class ChildStore:
         return (self.path(name) / FORKED).exists()
 
     def mark(self, name: str, file: str, record: dict[str, object]) -> None:
-        """Put on record how far the child has come."""
-        write_record(self.path(name) / file, record)
+        """Put on record how far the child has come; raises CapacityExhausted when the disk is full."""
+        with translated(f"child {name}"):
+            write_record(self.path(name) / file, record)
 
     def make_vm(self, record: Record, *, measure: bool = False) -> Vm:
         """The child as it is now."""
@@ -129,7 +130,8 @@ class ChildStore:
             PermanentError: the name belongs to a VM with another stamp.
             CapacityExhausted: it does not fit; nothing was made.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        with translated(f"child {name}"):
+            self._directory.mkdir(parents=True, exist_ok=True)
         with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
             found = self.find(name)
             if found is not None:
@@ -142,19 +144,21 @@ class ChildStore:
                 network = self._settings.qemu.network
                 text = f"child {name}: no address is left in {network}. Retire children, or widen qemu.network."
                 raise CapacityExhausted(text)
+            # First, because on a full disk it is this that must fail, with nothing made.
+            write_record(self._directory / _LAST, {"address": address})
             record = Record(name, parent.name, address, datetime.now(UTC), stamp)
             if not make_directory(self.path(name), STAMP, _to_record(record)):
                 # Ours alone, and without a stamp that can be read: nothing of it can be kept.
                 self.remove(name, timeout=_ALLOT)
                 make_directory(self.path(name), STAMP, _to_record(record))
-            write_record(self._directory / _LAST, {"address": address})
         return record
 
     def restamp(self, record: Record, stamp: Stamp) -> Record:
-        """Replace the stamp; the name keeps its fork id and service."""
+        """Replace the stamp; the name keeps its fork id and service. CapacityExhausted: the disk is full."""
         _same(record, stamp)
         renewed = replace(record, stamp=stamp)
-        write_record(self.path(record.name) / STAMP, _to_record(renewed))
+        with translated(f"child {record.name}"):
+            write_record(self.path(record.name) / STAMP, _to_record(renewed))
         return renewed
 
     def clear(self, name: str, *, timeout: timedelta) -> None:
@@ -198,6 +202,8 @@ class ChildStore:
             disk_free=capacity.disk_free(settings.state_dir),
             disk_promised=capacity.DISK_PER_CHILD * len(records),
             addresses_free=count_addresses(settings.qemu) - len(records),
+            children=len(records),
+            processors=capacity.count_processors(),
         )
 
     def _check_room(self, name: str, parent: Frozen, records: list[Record]) -> None:
@@ -206,9 +212,8 @@ class ChildStore:
         plenty, _ = capacity.compute_room(self._settings.qemu, self._worst(records, sizes), parent.memory_bytes)
         room, limit = (plenty, "") if plenty else self.room(records, sizes, parent.memory_bytes)
         if room < 1:
-            text = (
-                f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. Retire children."
-            )
+            mend = "Retire children" + (", or raise qemu.children_per_processor" if limit == "processors" else "")
+            text = f"child {name} of parent {parent.name} does not fit on {self._host}: no {limit} left. {mend}."
             raise CapacityExhausted(text)
 
     def _measure(self, process: ProcessRef) -> int | None:

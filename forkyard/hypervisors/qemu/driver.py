@@ -15,6 +15,7 @@ from pathlib import Path
 from forkyard import wire
 from forkyard.errors import NotFound, OutcomeUnknown, PermanentError, Unavailable, VerificationFailed
 from forkyard.hypervisors.proof import check_identity, read_report
+from forkyard.hypervisors.qemu.accelerator import explain_slowness
 from forkyard.hypervisors.qemu.capacity import children_at_once
 from forkyard.hypervisors.qemu.children import FORKED, IDENTIFIED, MACHINE, ChildStore, Record
 from forkyard.hypervisors.qemu.guest_channel import GuestChannel
@@ -22,7 +23,7 @@ from forkyard.hypervisors.qemu.instance import Instance, explained, get_process
 from forkyard.hypervisors.qemu.launcher import Launcher
 from forkyard.hypervisors.qemu.machine import NIC
 from forkyard.hypervisors.qemu.network import attach, make_mac
-from forkyard.hypervisors.qemu.nursery import Nursery
+from forkyard.hypervisors.qemu.nursery import Nursery, UnfrozenParent
 from forkyard.hypervisors.qemu.parents import Frozen, ParentStore
 from forkyard.hypervisors.qemu.qmp import Qmp
 from forkyard.hypervisors.qemu.records import read_record
@@ -70,6 +71,10 @@ class QemuHypervisor:
         frozen = (parent for parent in self._parents.list_frozen() if service in {None, parent.service})
         return [self._as_parent(parent, living.count(parent.name)) for parent in frozen]
 
+    def list_unfrozen_parents(self) -> list[UnfrozenParent]:
+        """All parents that run and are not frozen yet, and those that were left half made, by name."""
+        return self._nursery.list_unfrozen()
+
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""
         frozen = self._parents.list_frozen()
@@ -98,23 +103,39 @@ class QemuHypervisor:
         """
         return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
 
+    def explain_slowness(self) -> str:
+        """Say in one line why parents and children run under emulation here; empty when they do not."""
+        return explain_slowness(self._settings.qemu.accelerator)
+
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
-        """Quiesce and freeze the parent; see the contract."""
+        """Quiesce and freeze the parent, or prove that the frozen one is whole and fits this host; see the contract."""
         frozen = self._parents.find(parent)
         if frozen is None:
             frozen = self._nursery.freeze(parent, timeout=timeout)
         else:
             self._parents.check(frozen)
+            self._launcher.check_machine(frozen)
         return self._as_parent(frozen, self._count_children(parent))
+
+    def find_differences(self, parent: VmId) -> tuple[str, ...]:
+        """Why this host cannot fork the frozen parent (another QEMU, processor, accelerator), a sentence each."""
+        return self._launcher.find_differences(self._parents.get(parent))
 
     def verify(self, parent: VmId) -> None:
         """Read every byte of a frozen parent; raises VerificationFailed naming the file that is broken."""
         self._parents.verify(self._parents.get(parent))
 
-    def remove_parent(self, parent: VmId, *, timeout: timedelta) -> None:
-        """Remove a parent, frozen or not; refused with PermanentError while it has children. Absent is success."""
-        self.cool(parent)
-        self._nursery.remove(parent, self._children.list_records, timeout=timeout)
+    def remove_parent(self, parent: VmId, *, timeout: timedelta) -> bool:
+        """
+        Remove a parent, frozen or not, and say whether there was one. Absent is success.
+
+        Raises:
+            InvalidRequest: that is no name of a parent.
+            PermanentError: it has children.
+        """
+        return self._nursery.remove(
+            parent, self._children.list_records, cool=lambda: self.cool(parent), timeout=timeout
+        )
 
     # Children
 
@@ -185,13 +206,16 @@ class QemuHypervisor:
 
     def warm(self, parent: VmId, count: int, *, timeout: timedelta = timedelta(seconds=30)) -> int:
         """Have *count* QEMU processes wait for forks of the parent; say how many there are now."""
-        frozen = self._parents.get(parent)
-        self._parents.check(frozen)
-        self._launcher.check_host(frozen)
-        self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
-        for _ in range(count - len(self._standbys.list_waiting(parent))):
-            self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
-        return len(self._standbys.list_waiting(parent))
+        deadline = Deadline(timeout)
+        with self._parents.held(parent, timeout=deadline.left, shared=True), translated(f"warming parent {parent}"):
+            frozen = self._parents.get(parent)
+            self._parents.check(frozen)
+            self._launcher.check_host(frozen)
+            with self._standbys.counted(timeout=deadline.left):
+                self._standbys.remove(lambda instance: self._is_stale(instance, frozen))
+                for _ in range(count - len(self._standbys.list_waiting(parent))):
+                    self._standbys.add(lambda place: self._launcher.start_waiting(place, frozen, timeout=timeout))
+                return len(self._standbys.list_waiting(parent))
 
     def start_ahead(self, parent: VmId, *, timeout: timedelta) -> int:
         """Have as many processes wait for forks of the parent as `qemu.standbys` says."""

@@ -54,13 +54,24 @@ class Launcher:
             memory_mib=memory_mib,
         )
 
+    def find_differences(self, frozen: Frozen) -> tuple[str, ...]:
+        """Why this host cannot restore the parent, a sentence each; raises Unsupported when it can restore none."""
+        return differences(frozen.machine, self.host_machine(frozen.machine.memory_mib))
+
+    def check_machine(self, frozen: Frozen) -> None:
+        """Raise Unsupported when this host cannot restore the parent."""
+        problems = self.find_differences(frozen)
+        if problems:
+            text = (
+                f"parent {frozen.name} cannot be forked here: {'; '.join(problems)}. Retire its children, remove it "
+                f"(`forkyard parent remove {frozen.name}`), then build and freeze it anew on this host "
+                f"(`forkyard parent build {frozen.service}`)."
+            )
+            raise Unsupported(text)
+
     def check_host(self, frozen: Frozen) -> None:
         """Raise Unsupported when this host cannot restore the parent, NotFound when its network is not there."""
-        problems = differences(frozen.machine, self.host_machine(frozen.machine.memory_mib))
-        if problems:
-            why = "; ".join(problems)
-            text = f"parent {frozen.name} cannot be forked here: {why}. Build and freeze it anew on this host."
-            raise Unsupported(text)
+        self.check_machine(frozen)
         check_namespace(self._settings.qemu)
 
     def boot(self, instance: Instance, machine: Machine, boot: Boot, memory: Path, disks: tuple[Path, ...]) -> None:

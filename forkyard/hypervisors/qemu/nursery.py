@@ -54,6 +54,17 @@ class Image:
     command_line: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnfrozenParent:
+    """A parent before it is frozen."""
+
+    name: str
+    service: str
+    memory_bytes: int
+    running: bool
+    """False: half made; what made it was killed, and the next start clears it."""
+
+
 class Nursery:
     """Starts, freezes and removes parents."""
 
@@ -77,7 +88,8 @@ class Nursery:
             "image": source.fingerprint,
             "memory_mib": machine.memory_mib,
         }
-        make_directory(directory, PARENT, record)
+        with translated(f"starting parent {name}"):
+            make_directory(directory, PARENT, record)
         with self._parents.held(name, timeout=deadline.left, shared=False):
             self._refuse_other(name, record)
             instance = read_instance(self._settings.run_dir, directory)
@@ -106,7 +118,10 @@ class Nursery:
             directory = self._parents.path(name)
             record, instance = read_record(directory / PARENT), read_instance(self._settings.run_dir, directory)
             if record is None or instance is None or get_process(instance) is None:
-                text = f"parent {name} does not run and is not frozen. Start it again."
+                service = record["service"] if record else "SERVICE"
+                text = (
+                    f"parent {name} does not run and is not frozen. Start it again (`forkyard parent build {service}`)."
+                )
                 raise NotFound(text)
             with explained(instance):
                 self._save(instance, directory, deadline, steps)
@@ -118,25 +133,51 @@ class Nursery:
         logger.debug("%s: frozen: %s", name, steps)
         return frozen
 
-    def remove(self, name: str, list_children: Callable[[], Sequence[Record]], *, timeout: timedelta) -> None:
-        """Remove a parent in any state; refused while it has children. Absent is success."""
+    def list_unfrozen(self) -> list[UnfrozenParent]:
+        """All parents that are not frozen, by name."""
+        return [self._look(path) for path in self._parents.list_unfrozen()]
+
+    def remove(
+        self,
+        name: str,
+        list_children: Callable[[], Sequence[Record]],
+        *,
+        cool: Callable[[], object],
+        timeout: timedelta,
+    ) -> bool:
+        """
+        Remove a parent in any state, and say whether there was one; refused while it has children.
+
+        *cool* ends what waits for its forks: not before it is certain that there will be none.
+        """
         directory = self._parents.path(name)
         if not directory.exists():
-            return
+            cool()
+            return False
         with self._parents.held(name, timeout=timeout, shared=False):
             children = [record.name for record in list_children() if record.parent == name]
             if children:
                 some = ", ".join(children[:5]) + (", ..." if children[5:] else "")
                 text = f"parent {name} has {len(children)} children that share its memory ({some}). Retire them first."
                 raise PermanentError(text)
+            cool()
             instance = read_instance(self._settings.run_dir, directory)
             if instance is not None:
                 end_instance(instance, timeout=_END)
             remove_directory(directory)
             self._parents.forget(name)
+        return True
+
+    def _look(self, directory: Path) -> UnfrozenParent:
+        record, instance = read_record(directory / PARENT) or {}, read_instance(self._settings.run_dir, directory)
+        running = instance is not None and get_process(instance) is not None
+        memory = int(str(record.get("memory_mib", 0))) << 20
+        return UnfrozenParent(directory.name, str(record.get("service", "")), memory, running)
 
     def _refuse_other(self, name: str, wanted: dict[str, object]) -> None:
-        if self._parents.find(name) is not None:
+        frozen = self._parents.find(name)
+        if frozen is not None:
+            self._launcher.check_machine(frozen)
             text = f"parent {name} is frozen already. Use it, or remove it first (`forkyard parent remove {name}`)."
             raise PermanentError(text)
         there = read_record(self._parents.path(name) / PARENT)

@@ -17,9 +17,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from forkyard.errors import NotFound, Unavailable, VerificationFailed
+from forkyard.errors import InvalidRequest, NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
 from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
+from forkyard.names import PARENT_NAME, PARENT_NAME_RULE
+from forkyard.oserrors import translated
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,11 @@ class ParentStore:
         self._verified = verified
 
     def path(self, name: str) -> Path:
-        """Where a parent of that name is, or would be."""
+        """Where a parent of that name is, or would be; raises InvalidRequest for what is no name."""
+        if not PARENT_NAME.fullmatch(name):
+            # What is removed by name is removed with all in it: `..` would be everything.
+            text = f"{name!r} is no parent's name: {PARENT_NAME_RULE}. `forkyard parent list` shows those there are."
+            raise InvalidRequest(text)
         return self.directory / name
 
     def list_frozen(self) -> list[Frozen]:
@@ -82,6 +88,10 @@ class ParentStore:
                 found.append(frozen)
         return found
 
+    def list_unfrozen(self) -> list[Path]:
+        """The directories of parents without a manifest, by name."""
+        return [path for path in list_directories(self.directory) if not (path / MANIFEST).exists()]
+
     def find(self, name: str) -> Frozen | None:
         """The frozen parent of that name, or None when there is none or it is not frozen."""
         return self._read(self.path(name))
@@ -90,9 +100,9 @@ class ParentStore:
         """The frozen parent of that name; raises NotFound."""
         frozen = self.find(name)
         if frozen is None:
-            there = self.path(name).is_dir()
-            problem = "is not frozen. Freeze it" if there else "is not there. Build and freeze it"
-            text = f"parent {name} {problem} (`forkyard parent freeze {name}`)."
+            if not self.path(name).is_dir():
+                raise _missing(name)
+            text = f"parent {name} is not frozen. Freeze it (`forkyard parent freeze {name}`)."
             raise NotFound(text)
         return frozen
 
@@ -109,8 +119,7 @@ class ParentStore:
         except FileNotFoundError as error:
             if path.exists():
                 raise
-            text = f"parent {name} is not there. Build and freeze it (`forkyard parent freeze {name}`)."
-            raise NotFound(text) from error
+            raise _missing(name) from error
 
     def seal(self, name: str, service: str, host: str, frozen_at: datetime, machine: Machine) -> Frozen:
         """Make the files of a saved VM immutable, hash them, and write the manifest: from now on it is frozen."""
@@ -143,7 +152,8 @@ class ParentStore:
         if self._is_known(frozen):
             return
         # Of many forks that come first after a boot one reads, the others wait and believe it.
-        self._verified.mkdir(parents=True, exist_ok=True)
+        with translated(f"verifying parent {frozen.name}"):
+            self._verified.mkdir(parents=True, exist_ok=True)
         with locked(self._verified, what=f"verifying parent {frozen.name}", timeout=_VERIFY):
             if not self._is_known(frozen):
                 self.verify(frozen)
@@ -167,8 +177,9 @@ class ParentStore:
         return read_record(self._verified / f"{frozen.name}.json") == self._look(frozen)
 
     def _remember(self, frozen: Frozen, look: dict[str, object]) -> None:
-        self._verified.mkdir(parents=True, exist_ok=True)
-        write_record(self._verified / f"{frozen.name}.json", look)
+        with translated(f"verifying parent {frozen.name}"):
+            self._verified.mkdir(parents=True, exist_ok=True)
+            write_record(self._verified / f"{frozen.name}.json", look)
 
     def _look(self, frozen: Frozen) -> dict[str, object]:
         files: dict[str, list[int]] = {}
@@ -183,10 +194,14 @@ class ParentStore:
         return {"boot": BOOT_ID.read_text().strip(), "fingerprint": frozen.fingerprint, "files": files}
 
     def _read(self, path: Path) -> Frozen | None:
-        record = read_record(path / MANIFEST)
-        if record is None:
+        try:
+            content = (path / MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
+            # Not `read_record`: one that is there and cannot be read must not look like none, or the parent is made
+            # anew under its living children.
+            record: dict[str, object] = json.loads(content)
             return Frozen(
                 name=str(record["name"]),
                 service=str(record["service"]),
@@ -198,7 +213,10 @@ class ParentStore:
                 directory=path,
             )
         except (KeyError, TypeError, ValueError) as error:
-            text = f"parent {path.name}: {path / MANIFEST} is broken ({error}). Remove the parent and build it again."
+            text = (
+                f"parent {path.name}: {path / MANIFEST} is broken ({error}). Retire its children, remove it "
+                f"(`forkyard parent remove {path.name}`) and build it again (`forkyard parent build SERVICE`)."
+            )
             raise VerificationFailed(text) from error
 
 
@@ -206,6 +224,13 @@ def make_fingerprint(machine: Machine, files: dict[str, str]) -> str:
     """One hash over memory, device state, disks and machine description."""
     whole = json.dumps({"machine": machine_to_record(machine), "files": files}, sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(
+        f"parent {name} is not there. Build and freeze it "
+        f"(`forkyard parent build SERVICE`, then `forkyard parent freeze {name}`)."
+    )
 
 
 def _changed(frozen: Frozen, file: str) -> VerificationFailed:

@@ -7,13 +7,14 @@ child's, so that of two claimers one gets it, and a crash leaves it with one own
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_process, read_instance
 from forkyard.hypervisors.qemu.parents import Frozen
-from forkyard.hypervisors.qemu.records import list_directories, remove_directory
+from forkyard.hypervisors.qemu.records import list_directories, locked, remove_directory
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,13 @@ class StandbyStore:
         """All that are finished, of one parent or of all; dead ones included."""
         found = (read_instance(self._run_dir, path) for path in list_directories(self._directory))
         return [instance for instance in found if instance is not None and parent in {None, instance.parent}]
+
+    @contextmanager
+    def counted(self, *, timeout: timedelta) -> Iterator[None]:
+        """Keep everybody else from starting any, so that what is counted is what there is; forks may claim them."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with locked(self._directory, what="starting processes ahead", timeout=timeout):
+            yield
 
     def add(self, start: Callable[[Path], Instance]) -> Instance:
         """Have one started in a new directory; it can be claimed when *start* returns."""

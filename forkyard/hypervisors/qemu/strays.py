@@ -1,8 +1,9 @@
 """
 What crashes leave that is no VM: it has no stamp, so no list shows it.
 
-Half-made and half-removed directories, children's directories without a readable stamp, run
-directories and QEMU processes that nothing on record owns. Whoever acts on it asks for a certain age.
+Half-made and half-removed directories, children's directories without a readable stamp, standbys that no fork
+can take any more, run directories and QEMU processes that nothing on record owns. Whoever acts on it asks for a
+certain age.
 """
 
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from forkyard.hypervisors.qemu.children import MACHINE, STAMP
 from forkyard.hypervisors.qemu.instance import RUN, end_instance, find_processes, get_process, read_instance
+from forkyard.hypervisors.qemu.parents import ParentStore
 from forkyard.hypervisors.qemu.records import age, list_directories, list_unfinished, read_record
 from forkyard.processes import ProcessRef, end
 from forkyard.settings import Settings
@@ -54,10 +56,22 @@ def _directories(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
     for path in list_directories(settings.state_dir / "vms"):
         if read_record(path / STAMP) is None and age(path) >= older_than:
             yield Stray(path, "a child's directory without a readable stamp", settings.run_dir)
-    for path in list_directories(settings.state_dir / "standby"):
+    yield from _standbys(settings, older_than)
+
+
+def _standbys(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
+    paths = list_directories(settings.state_dir / "standby")
+    # After the standbys were listed: whichever parent one of these waits for was frozen before.
+    frozen = ParentStore(settings.state_dir / "parents", settings.run_dir / "verified").list_frozen() if paths else []
+    parents = {(parent.name, parent.fingerprint) for parent in frozen}
+    for path in paths:
         instance = read_instance(settings.run_dir, path)
-        if (instance is None or get_process(instance) is None) and age(path) >= older_than:
+        if age(path) < older_than:
+            continue
+        if instance is None or get_process(instance) is None:
             yield Stray(path, "a standby whose QEMU is gone", settings.run_dir)
+        elif (instance.parent, instance.fingerprint) not in parents:
+            yield Stray(path, "a standby whose parent is gone", settings.run_dir)
 
 
 def _runs(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
