@@ -27,7 +27,7 @@ from forkyard.hypervisors.vsphere.api import moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.hypervisors.vsphere.session import Session
-from forkyard.hypervisors.vsphere.specs import Location, make_clone_spec
+from forkyard.hypervisors.vsphere.specs import Location, list_adapters, make_clone_spec
 from forkyard.model import ForkSpec, Power, Vm, VmId
 from forkyard.waiting import wait_for
 from tests.support.lab import until
@@ -161,6 +161,31 @@ def test_children_go_where_the_settings_say(world: VsphereWorld) -> None:
     )
     vm = fork(hypervisor, "game-a-1")
     assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
+
+
+def test_a_child_stays_on_the_network_of_the_settings(world: VsphereWorld) -> None:
+    hypervisor = world.open(portgroup="lan-net")
+    vm = fork(hypervisor, "game-a-1")
+    assert world.vcenter.machines()["game-a-1"]["network"] == "lan-net"
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    machines = world.vcenter.machines()
+    assert (machines["game-a-1"]["network"], machines["game-a-1"]["connected"]) == ("lan-net", True)
+    assert machines["game-parent-esx-01"]["network"] == "game-net"
+
+
+def test_a_child_on_its_parents_network_stands_in_a_port_of_its_own(world: VsphereWorld) -> None:
+    hypervisor = world.open()
+    vm = fork(hypervisor, "game-a-1")
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    session = hypervisor.session
+
+    def port_of(machine: str) -> str:
+        devices = session.call("devices", lambda: session.find(vim.VirtualMachine, machine).config.hardware.device)
+        return str(list_adapters(devices)[0].backing.port.portKey)
+
+    assert vm.parent is not None
+    assert port_of(vm.id) != port_of(vm.parent)
+    assert world.vcenter.machines()["game-a-1"]["network"] == "game-net"
 
 
 def test_an_unknown_parent_rule_finds_nothing(world: VsphereWorld) -> None:
