@@ -19,7 +19,7 @@ from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import option_path
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
-from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.hypervisors.vsphere.stream import UpdateStream, Values, Watch
 from forkyard.settings import VsphereSettings, read_guest_password
 from forkyard.wire import Identity, IdentityReport
 
@@ -102,8 +102,7 @@ class Guest:
             if watch.end_of(task) == "error":
                 # Raises; the answer of a guest that was never asked would be waited for in vain.
                 watch.wait_for_task(task, what=what, deadline=deadline)
-            answer = state.get(ANSWER)
-            return guestinfo.parse_answer(str(getattr(answer, "value", "") or ""), request_id)
+            return guestinfo.parse_answer(read_answer(state), request_id)
 
         return watch.wait(look, what=f"{what}: the guest's agent has not answered", deadline=deadline)
 
@@ -124,6 +123,11 @@ class Guest:
         except ForkyardError as error:
             # The caller destroys what could not prove itself; the reaper does when even that fails.
             logger.warning("%s", error)
+
+
+def read_answer(values: Values) -> str:
+    """The text of the guest's last answer among the properties that the stream told."""
+    return str(getattr(values.get(ANSWER), "value", "") or "")
 
 
 def make_request_id() -> str:

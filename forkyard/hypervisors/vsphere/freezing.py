@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from forkyard.errors import NotReady, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim
-from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id
+from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id, read_answer
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import ParentRow
 from forkyard.hypervisors.vsphere.session import Session
@@ -35,23 +35,29 @@ def freeze_parent(
 
     Raises:
         NotReady: it does not run, its agent does not answer, or it is not frozen in time.
-        VerificationFailed: the agent refuses, as it says.
+        VerificationFailed: the agent refuses, or its tool failed, as it says.
     """
     if not parent.powered_on:
         text = f"{parent.name}: it does not run. Start it, and let its app become warm."
         raise NotReady(text)
     guest = make_guest(session, stream, parent.id, parent.name)
     _quiesce(guest, settings, deadline)
+    asked = f"{_FREEZE}{datetime.now(UTC).isoformat()}"
     if settings.guest_user:
         _start_program(session, settings, guest, deadline)
     else:
-        guest.send(f"{_FREEZE}{datetime.now(UTC).isoformat()}", "freeze", deadline)
+        guest.send(asked, "freeze", deadline)
     with stream.watching(guest.vm) as watch:
-        watch.wait(
-            lambda: True if watch.values(guest.vm).get(FROZEN) else None,
-            what=f"{parent.name}: freezing",
-            deadline=deadline,
-        )
+
+        def look() -> bool | None:
+            values = watch.values(guest.vm)
+            answer = guestinfo.parse_answer(read_answer(values), asked)
+            if answer is not None and answer.get("ok") is not True:
+                text = f"{parent.name}: {answer.get('error', answer)}. Look at `journalctl -u forkyard-agent` in it."
+                raise VerificationFailed(text)
+            return True if values.get(FROZEN) else None
+
+        watch.wait(look, what=f"{parent.name}: freezing: vCenter does not show it as frozen", deadline=deadline)
 
 
 def frozen_at(parent: ParentRow) -> datetime:
