@@ -8,9 +8,9 @@ hundred times as much. A parent's devices are read apart and seldom.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
+from forkyard.errors import Unavailable
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -242,16 +242,24 @@ class InventoryReader:
 
     def _retrieve(self, what: str, spec: Managed, deadline: Deadline | None) -> list[tuple[Managed, dict[str, Any]]]:
         collector = self._session.content.propertyCollector
-        options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
-        rows: list[tuple[Managed, dict[str, Any]]] = []
-        page = self._session.call(what, lambda: collector.RetrievePropertiesEx([spec], options), deadline=deadline)
-        while page is not None:
-            rows += [(one.obj, {str(prop.name): prop.val for prop in one.propSet}) for one in page.objects]
-            token = page.token
-            if not token:
-                break
-            page = self._session.call(what, partial(collector.ContinueRetrievePropertiesEx, token), deadline=deadline)
-        return rows
+        # All pages are one call: a token is good for one answer in one session, so a repeat begins at the first page.
+        return self._session.call(what, lambda: _read_pages(collector, spec), deadline=deadline)
+
+
+def _read_pages(collector: Managed, spec: Managed) -> list[tuple[Managed, dict[str, Any]]]:
+    options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
+    rows: list[tuple[Managed, dict[str, Any]]] = []
+    page = collector.RetrievePropertiesEx([spec], options)
+    while page is not None:
+        rows += [(one.obj, {str(prop.name): prop.val for prop in one.propSet}) for one in page.objects]
+        if not page.token:
+            break
+        try:
+            page = collector.ContinueRetrievePropertiesEx(page.token)
+        except vmodl.fault.InvalidArgument as fault:
+            text = "vCenter does not know the next page any more: another thread has logged in since the last one"
+            raise Unavailable(text) from fault
+    return rows
 
 
 def _option(values: Mapping[str, Any], path: str) -> str:
