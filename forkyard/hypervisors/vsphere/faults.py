@@ -6,7 +6,6 @@ A fault that stands in no row is permanent, under its own name: repeating what i
 """
 
 import http.client
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from forkyard.errors import (
     VerificationFailed,
 )
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
-from forkyard.hypervisors.vsphere.connection import WrongCertificate
+from forkyard.hypervisors.vsphere.connection import NotConnected, WrongCertificate
 
 
 class DuplicateName(PermanentError):
@@ -87,6 +86,17 @@ def translate_fault(fault: Managed, what: str) -> ForkyardError:
     return PermanentError(f"{what}: {_describe(fault)}")
 
 
+def was_answered(error: ForkyardError) -> bool:
+    """Whether the error is a fault that vCenter itself has told, and not its silence."""
+    return isinstance(error.__cause__, vmodl.MethodFault)
+
+
+def _is_starting(error: Exception) -> bool:
+    # Its proxy says so while vpxd behind it does not run. Should vpxd have begun after all, a repeat does no harm:
+    # each of our calls looks, or names what it makes.
+    return isinstance(error, http.client.HTTPException) and str(error).startswith("503 ")
+
+
 def _describe(fault: Managed) -> str:
     name = type(fault).__name__.rpartition(".")[2]
     if isinstance(fault, vim.fault.NoPermission):
@@ -118,10 +128,13 @@ def translated(what: str, *, changes: bool) -> Iterator[None]:
             f"Name its CA in vsphere.ca_file, or its fingerprint in vsphere.thumbprint."
         )
         raise CredentialsRejected(text) from error
-    except (ConnectionRefusedError, socket.gaierror) as error:
+    except NotConnected as error:
         text = f"{what}: vCenter does not answer: {error.strerror or error}."
         raise NotSent(text) from error
     except (OSError, http.client.HTTPException, ExpatError) as error:
+        if _is_starting(error):
+            text = f"{what}: vCenter is starting: {error}."
+            raise NotSent(text) from error
         text = f"{what}: vCenter's answer was lost: {type(error).__name__}: {error}."
         lost: _Kind = OutcomeUnknown if changes else Unavailable
         raise lost(text) from error
