@@ -76,6 +76,16 @@ def test_a_mark_is_read_back() -> None:
         assert guestinfo.parse_mark(guestinfo.render_mark(mark), FORK.upper()) == mark
 
 
+def test_an_annotation_is_read_back_among_what_people_wrote() -> None:
+    for stamp in (MARK.stamp, replace(MARK.stamp, expires=None)):
+        note = f"Ask Eve.\n{guestinfo.render_note(stamp, MARK.address)}\n"
+        assert guestinfo.parse_note(note, FORK.upper(), NOW) == Mark(stamp, "", MARK.address, NOW)
+
+
+def test_an_annotation_on_a_vm_of_another_fork_is_none_of_ours() -> None:
+    assert guestinfo.parse_note(guestinfo.render_note(MARK.stamp, MARK.address), str(uuid.uuid4()), NOW) is None
+
+
 def test_a_mark_on_a_vm_of_another_fork_is_none_of_ours() -> None:
     assert guestinfo.parse_mark(guestinfo.render_mark(MARK), str(uuid.uuid4())) is None
 

@@ -187,7 +187,8 @@ class VsphereHypervisor:
         guest = make_guest(self.session, self._stream, vm, known.name)
         by_tools = self._vsphere.customize == "tools"
         way = GuestTools(guest, self._vsphere) if by_tools else guest
-        report = way.identify(identity, known.mac or "", parent.adapters, deadline)
+        note = guestinfo.render_note(known.stamp, known.address or "")
+        report = way.identify(identity, known.mac or "", parent.adapters, note, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -199,7 +200,7 @@ class VsphereHypervisor:
             text = f"{known.name}: fork id and service of a stamp never change"
             raise PermanentError(text)
         mark = Mark(stamp, known.parent or "", known.address or "", known.created)
-        note = f"forkyard: {stamp.service}, made by request {stamp.request_id}" if stamp.expires is None else None
+        note = guestinfo.render_note(stamp, mark.address)
         change = make_change({guestinfo.STAMP: guestinfo.render_mark(mark)}, annotation=note)
         managed = self.session.find(vim.VirtualMachine, vm)
         carry_out(
@@ -220,7 +221,8 @@ class VsphereHypervisor:
                 text = f"{row.name} ({row.id}) does not carry our stamp and is not touched."
                 raise PermanentError(text)
             remove_vm(self.session, self._stream, row, deadline)
-            self._addresses.release(mark.address)
+            if mark.address:
+                self._addresses.release(mark.address)
         with self._lock:
             self._known.pop(vm, None)
         self._forget_look()

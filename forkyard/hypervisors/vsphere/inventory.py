@@ -31,7 +31,7 @@ _STAMP, _IDENTIFIED = option_path(guestinfo.STAMP), option_path(guestinfo.IDENTI
 _FROZEN = "runtime.instantCloneFrozen"
 _VM_PATHS = (
     *("name", "config.uuid", "runtime.powerState", "runtime.host", _FROZEN),
-    *(_STAMP, _IDENTIFIED),
+    *(_STAMP, _IDENTIFIED, "config.annotation", "config.createDate"),
 )
 _HOST_PATHS = (
     *("name", "runtime.connectionState", "runtime.inMaintenanceMode"),
@@ -61,7 +61,7 @@ class VmRow:
     """vCenter's id of its host."""
     bios_uuid: str
     mark: Mark | None
-    """None: not a child of ours."""
+    """From its stamp, or from its annotation when the stamp cannot be read; None: not a child of ours."""
     mac: str | None
     """Known once it was identified."""
 
@@ -269,7 +269,9 @@ def _option(values: Mapping[str, Any], path: str) -> str:
 
 def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
     bios_uuid = str(values.get("config.uuid", ""))
-    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid)
+    note, created = str(values.get("config.annotation") or ""), values.get("config.createDate")
+    # A guest may spoil its stamp; it can write neither of the other two.
+    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid) or guestinfo.parse_note(note, bios_uuid, created)
     identified = _option(values, _IDENTIFIED)
     host = values.get("runtime.host")
     return VmRow(
