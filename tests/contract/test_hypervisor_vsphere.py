@@ -14,6 +14,7 @@ from forkyard.errors import (
     CapacityExhausted,
     CredentialsRejected,
     ForkyardError,
+    InvalidRequest,
     NotFound,
     NotReady,
     OutcomeUnknown,
@@ -214,6 +215,26 @@ def test_a_host_that_enters_maintenance_in_the_middle_makes_nothing(world: Vsphe
     with pytest.raises(TransientError):
         hypervisor.fork(ForkSpec("game-a-1", make_stamp(), place), timeout=SOON)
     assert world.children() == []
+
+
+def test_a_host_on_its_way_into_maintenance_gets_no_forks(world: VsphereWorld) -> None:
+    world.vcenter.set_host("esx-03", entering_maintenance=True)
+    hypervisor = world.open()
+    assert {place.host for place in hypervisor.placements(SERVICE)} == {"esx-01", "esx-02", "esx-04"}
+    assert "esx-03" not in hypervisor.list_hosts()
+    world.vcenter.set_host("esx-03", entering_maintenance=False)
+    assert len(world.open().placements(SERVICE)) == 4
+
+
+def test_a_name_that_several_networks_have_is_refused_and_a_path_is_taken(tmp_path: Path) -> None:
+    with vsphere_world(tmp_path, hosts=1) as world:
+        hypervisor = world.open(portgroup="VM Network")
+        session = hypervisor.session
+        session.call("another datacenter", lambda: session.content.rootFolder.CreateDatacenter("other"))
+        with pytest.raises(InvalidRequest, match=r'vsphere\.portgroup = "VM Network".* 2 of this name.*path'):
+            fork(hypervisor, "game-a-1")
+        assert fork(world.open(portgroup="/yard/network/VM Network"), "game-a-1").name == "game-a-1"
+        assert fork(world.open(datastore="/yard/datastore/vsanDatastore"), "game-a-2").name == "game-a-2"
 
 
 def test_a_full_datastore_has_no_room(world: VsphereWorld) -> None:

@@ -63,7 +63,7 @@ class Cloner:
         """Work through these."""
         self._session, self._stream, self._reader = session, stream, reader
         self._addresses, self._settings = addresses, settings
-        self._places = Places(session, settings)
+        self._places = Places(session, reader, settings)
         self._slots: dict[str, threading.BoundedSemaphore] = {}
         self._checked: dict[str, float] = {}
         self._checks: dict[str, threading.Lock] = {}
