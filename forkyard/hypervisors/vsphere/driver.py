@@ -5,6 +5,7 @@ It keeps no state that counts: what is there stands at vCenter, on the VMs thems
 use it at once and any of them may be killed at any moment. What it remembers only saves it from asking twice.
 """
 
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ from forkyard.model import (
     VmId,
 )
 from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 LOOK_SHARED = 1.0
 """Seconds for which one look at the inventory serves the calls that one observation makes."""
@@ -128,6 +131,8 @@ class VsphereHypervisor:
         deadline = Deadline(timeout)
         inventory = self._look(younger_than=LOOK_SHARED if parent not in self._services else float("inf"))
         service, rows = self._find_parents(parent, inventory, deadline)
+        if parent == self._settings.service(service).parent:
+            rows = _leave_out_powered_off(rows)
         todo = [row for row in rows if not row.frozen and not (row.powered_on and self._vsphere.fork_running_parents)]
         with ThreadPoolExecutor(_FREEZERS, thread_name_prefix="freeze") as pool:
             for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
@@ -331,3 +336,11 @@ class VsphereHypervisor:
             fingerprint=f"{row.uuid}/{row.request and guestinfo.read_id(row.request)}",
             children=sum(vm.mark is not None and vm.mark.parent == row.id for vm in inventory.vms),
         )
+
+
+def _leave_out_powered_off(rows: list[ParentRow]) -> list[ParentRow]:
+    """The parents of a rule that run; all when none does, so that freezing them says so."""
+    for row in rows:
+        if not row.powered_on:
+            logger.warning("%s: it does not run and is left out. Start it, and freeze the rule again.", row.name)
+    return [row for row in rows if row.powered_on] or rows
