@@ -212,7 +212,7 @@ def test_a_host_that_enters_maintenance_in_the_middle_makes_nothing(world: Vsphe
     hypervisor = world.open()
     place = next(place for place in hypervisor.placements(SERVICE) if place.host == "esx-02")
     world.vcenter.set_host("esx-02", maintenance=True)
-    with pytest.raises(TransientError):
+    with pytest.raises(TransientError, match=r"game-parent-esx-02 on esx-02: .*maintenance mode"):
         hypervisor.fork(ForkSpec("game-a-1", make_stamp(), place), timeout=SOON)
     assert world.children() == []
 

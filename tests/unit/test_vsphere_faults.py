@@ -1,6 +1,7 @@
 """vSphere's faults as our errors: most specific first, with what is missing and what to do."""
 
 import http.client
+import re
 import ssl
 
 import pytest
@@ -51,7 +52,11 @@ from forkyard.hypervisors.vsphere.faults import DuplicateName, NotSent, SessionL
     ],
 )
 def test_each_fault_has_one_error(fault: object, ours: type[ForkyardError]) -> None:
-    assert type(translate_fault(fault, "game-1: fork")) is ours
+    error = translate_fault(fault, "game-1: fork")
+    assert type(error) is ours
+    if issubclass(ours, (PermanentError, NotReady)):
+        # Behind its name stands what to do.
+        assert re.match(r"game-1: fork: .+?\. \S+", str(error))
 
 
 def test_a_missing_privilege_is_named_with_its_object() -> None:

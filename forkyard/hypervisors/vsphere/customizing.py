@@ -28,6 +28,7 @@ from forkyard.wire import Identity, IdentityReport
 
 logger = logging.getLogger(__name__)
 
+_IS_IT_THERE = "Is forkyard-agent active in it, and in the parent before that is frozen?"
 _CUT_OFF = timedelta(seconds=20)
 ANSWER = option_path(guestinfo.ANSWER)
 POWER = "runtime.powerState"
@@ -73,7 +74,7 @@ class Guest:
             answer = self._ask(watch, make_request_id(), "network", {}, deadline, connection)
             if answer.get("ok") is not True:
                 told = answer.get("error", answer)
-                text = f"{self.name}: guest's network did not come up: {told}. {self.cut_off(adapters)}"
+                text = f"{self.name}: guest's network did not come up: {told}. {self.cut_off(adapters)} Fork another."
                 raise VerificationFailed(text)
         return report
 
@@ -103,14 +104,15 @@ class Guest:
         def look() -> Mapping[str, object] | None:
             state = watch.values(self.vm)
             if state.get(POWER) not in {None, "poweredOn"}:
-                text = f"{what}: the VM does not run."
+                text = f"{what}: the VM does not run. Look in vCenter why; `forkyard reap` removes a child that is off."
                 raise NotReady(text)
             if watch.end_of(task) == "error":
                 # Raises; the answer of a guest that was never asked would be waited for in vain.
                 watch.wait_for_task(task, what=what, deadline=deadline)
             return guestinfo.parse_answer(read_answer(state), request_id)
 
-        return watch.wait(look, what=f"{what}: the guest's agent has not answered", deadline=deadline)
+        silent = f"{what}: the guest's agent has not answered"
+        return watch.wait(look, what=silent, deadline=deadline, advice=_IS_IT_THERE)
 
     def _send(self, request: str, verb: str, deadline: Deadline, along: "_Along") -> Managed:
         change = make_change(

@@ -202,7 +202,7 @@ class VsphereHypervisor:
         deadline = Deadline(_RESTAMP)
         known = self._get_known(vm, deadline)
         if (stamp.fork_id, stamp.service) != (known.stamp.fork_id, known.stamp.service):
-            text = f"{known.name}: fork id and service of a stamp never change"
+            text = f"{known.name}: fork id and service of a stamp never change. Fork another child for that."
             raise PermanentError(text)
         mark = Mark(stamp, known.parent or "", known.address or "", known.created)
         note = guestinfo.render_note(stamp, mark.address)
@@ -223,7 +223,9 @@ class VsphereHypervisor:
         if row is not None:
             mark = row.mark
             if mark is None:
-                text = f"{row.name} ({row.id}) does not carry our stamp and is not touched."
+                text = (
+                    f"{row.name} ({row.id}) does not carry our stamp and is not touched. Rename or remove it by hand."
+                )
                 raise PermanentError(text)
             remove_vm(self.session, self._stream, row, deadline)
             if mark.address:
@@ -253,7 +255,9 @@ class VsphereHypervisor:
             if rows:
                 return name, rows
         rules = ", ".join(self._settings.service(name).parent for name in self._own_services(None))
-        text = f"{asked}: no such parent at {self._vsphere.url}, by the rules in services.*.parent ({rules})."
+        text = (
+            f"{asked}: no such parent at {self._vsphere.url}, by the rules in services.*.parent ({rules}). Mend them."
+        )
         raise NotFound(text)
 
     def _own_services(self, service: str | None) -> list[str]:
@@ -302,7 +306,7 @@ class VsphereHypervisor:
             return known
         row = self._reader.read_vm(vm, deadline=deadline)
         if row is None or row.mark is None:
-            text = f"child {vm} is not there."
+            text = f"child {vm} is not there: somebody removed it. Scale again for as many as are wanted."
             raise NotFound(text)
         known = self._as_vm(row, row.mark, self._look(younger_than=_TAKEN_KNOWN))
         if known.mac is None:

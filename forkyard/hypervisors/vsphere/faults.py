@@ -49,17 +49,26 @@ _TABLE: tuple[tuple[Managed, _Kind, str], ...] = (
     (vim.fault.InvalidGuestLogin, CredentialsRejected, "Check vsphere.guest_user and its password."),
     (vim.fault.GuestPermissionDenied, CredentialsRejected, "vsphere.guest_user may not do this in the guest."),
     (vim.fault.RestrictedVersion, Unsupported, "This licence does not open the API for changes."),
-    (vmodl.fault.ManagedObjectNotFound, NotFound, ""),
+    (
+        vmodl.fault.ManagedObjectNotFound,
+        NotFound,
+        "Somebody removed it: ask again, and what is there is looked at anew.",
+    ),
     (vmodl.fault.MethodNotFound, Unsupported, "Instant Clone needs vCenter 6.7 or newer."),
-    (vmodl.fault.NotSupported, Unsupported, "Instant Clone works through a vCenter, not on an ESXi host by itself."),
+    (
+        vmodl.fault.NotSupported,
+        Unsupported,
+        "Look at the VM's devices, its hardware version, and its host's ESXi (6.7).",
+    ),
     (vmodl.fault.NotEnoughLicenses, CapacityExhausted, "Add licences, or ask for fewer children."),
     (vmodl.fault.HostCommunication, Unavailable, ""),
     (vmodl.fault.RequestCanceled, OutcomeUnknown, ""),
     (vmodl.fault.SystemError, OutcomeUnknown, ""),
-    (vim.fault.DuplicateName, DuplicateName, ""),
-    (vim.fault.NotFound, NotFound, ""),
-    (vim.fault.TaskInProgress, NotReady, ""),
-    (vim.fault.InvalidState, NotReady, ""),
+    (vim.fault.DuplicateName, DuplicateName, "Rename or remove what has it."),
+    (vim.fault.NotFound, NotFound, "Look in vCenter whether it is still there."),
+    (vim.fault.TaskInProgress, NotReady, "Another task is at work on it: ask again once that has ended."),
+    (vim.fault.InvalidPowerState, NotReady, "It was powered on or off meanwhile: look at it in vCenter."),
+    (vim.fault.InvalidState, NotReady, "Is its host in maintenance mode, or on its way there?"),
     (vim.fault.ToolsUnavailable, NotReady, "Is open-vm-tools running in it?"),
     (vim.fault.GuestOperationsUnavailable, NotReady, "Is open-vm-tools running in it?"),
     (vim.fault.CustomizationFault, VerificationFailed, "Its log in the guest: /var/log/vmware-gosc."),
@@ -68,7 +77,7 @@ _TABLE: tuple[tuple[Managed, _Kind, str], ...] = (
     (vim.fault.HostConnectFault, Unavailable, ""),
     (vim.fault.NoDiskSpace, CapacityExhausted, "Free room on the datastore, or name another in vsphere.datastore."),
     (vim.fault.InsufficientResourcesFault, CapacityExhausted, "Add hosts, or ask for fewer children."),
-    (vim.fault.LimitExceeded, CapacityExhausted, ""),
+    (vim.fault.LimitExceeded, CapacityExhausted, "Ask for fewer children."),
     (vim.fault.FileLocked, Unavailable, ""),
     (vim.fault.InaccessibleDatastore, Unavailable, "The host does not reach its datastore."),
 )
@@ -83,7 +92,7 @@ def translate_fault(fault: Managed, what: str) -> ForkyardError:
     for kind, ours, advice in _TABLE:
         if isinstance(fault, kind):
             return ours(f"{what}: {_describe(fault)}" + (f" {advice}" if advice else ""))
-    return PermanentError(f"{what}: {_describe(fault)}")
+    return PermanentError(f"{what}: {_describe(fault)} Its task in vCenter says more.")
 
 
 def was_answered(error: ForkyardError) -> bool:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 FROZEN = "runtime.instantCloneFrozen"
 _FREEZE = "freeze-"
+_LOOK_THERE = "Look at `journalctl -u forkyard-agent` in it."
 _RPCTOOL = "/usr/bin/vmware-rpctool"
 _AGENT_PATIENCE = timedelta(seconds=10)
 """How long a guest without our agent is waited for before guest operations go on without it."""
@@ -53,7 +54,7 @@ def freeze_parent(
             values = watch.values(guest.vm)
             answer = guestinfo.parse_answer(read_answer(values), asked)
             if answer is not None and answer.get("ok") is not True:
-                text = f"{parent.name}: {answer.get('error', answer)}. Look at `journalctl -u forkyard-agent` in it."
+                text = f"{parent.name}: {answer.get('error', answer)}. {_LOOK_THERE}"
                 raise VerificationFailed(text)
             return True if values.get(FROZEN) else None
 
@@ -81,7 +82,7 @@ def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> Non
         logger.warning("%s: no agent of ours answers; it is frozen without its app being quiesced", guest.name)
         return
     if answer.get("ok") is not True:
-        text = f"{guest.name}: the guest could not be quiesced: {answer.get('error', answer)}"
+        text = f"{guest.name}: the guest could not be quiesced: {answer.get('error', answer)}. {_LOOK_THERE}"
         raise VerificationFailed(text)
 
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 TASK_PATHS = ("info.state", "info.result", "info.error")
+_LOOK_THERE = "Look at the VM's tasks in vCenter."
 _LOOK = 0.5
 """Seconds between two looks at the end of the stream while somebody waits."""
 _GATHER = 0.02
@@ -67,9 +68,9 @@ class Watch:
         """The objects' names in the stream."""
         return tuple(self._values)
 
-    def wait(self, look: Callable[[], T | None], *, what: str, deadline: Deadline) -> T:
+    def wait(self, look: Callable[[], T | None], *, what: str, deadline: Deadline, advice: str = _LOOK_THERE) -> T:
         """
-        Wait until *look* finds something in the values.
+        Wait until *look* finds something in the values; *advice* is what to do when it does not.
 
         Raises:
             NotReady: the deadline passed first.
@@ -86,7 +87,7 @@ class Watch:
                     kind = OutcomeUnknown if self._has_task() else type(self._error)
                     raise kind(text) from self._error
                 if deadline.passed:
-                    text = f"{what}: not within its time"
+                    text = f"{what}: not within its time. {advice}"
                     raise NotReady(text)
                 self._changed.wait(min(_LOOK, deadline.left.total_seconds()))
 

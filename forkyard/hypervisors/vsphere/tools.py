@@ -51,7 +51,8 @@ class GuestTools:
         session, name = self.guest.session, self.guest.name
         manager = session.content.guestCustomizationManager
         if manager is None:
-            text = f"{name}: this vCenter has no guest customization of running VMs: that came with vSphere 7."
+            text = f"{name}: this vCenter has no guest customization of running VMs: that came with vSphere 7. "
+            text += 'Install the agent in the parents, and set vsphere.customize = "agent".'
             raise Unsupported(text)
         login, vm = make_login(self.settings), self.guest.vm
         spec = make_customization(identity)
