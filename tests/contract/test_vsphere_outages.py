@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.errors import CredentialsRejected, OutcomeUnknown
+from forkyard.errors import CredentialsRejected, OutcomeUnknown, TransientError
 from forkyard.hypervisors.vsphere import inventory
+from forkyard.hypervisors.vsphere.api import vim
+from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
+from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.model import ForkSpec, Vm
 from forkyard.waiting import wait_for
 from tests.support.lab import until
@@ -72,9 +75,16 @@ def test_a_vcenter_that_is_away_for_a_while_delays_a_big_request_and_does_not_br
 
 def test_a_changing_call_waits_for_a_vcenter_that_is_away(world: VsphereWorld) -> None:
     hypervisor = world.open()
-    (spec,) = make_specs(hypervisor, 1)
+    vm = fork_and_identify(hypervisor, make_specs(hypervisor, 1)[0])
+    session = hypervisor.session
+    managed = session.find(vim.VirtualMachine, vm.id)
     world.vcenter.begin_restart(2.0)
-    assert hypervisor.fork(spec, timeout=PATIENCE).name == spec.name
+    # The first call of all goes out on a connection that was good a moment ago.
+    with pytest.raises(TransientError):
+        session.call("noticing", lambda: managed.name, deadline=Deadline(timedelta(seconds=0.2)))
+    before = session.calls["ReconfigVM_Task"]
+    assert session.call("changing", lambda: managed.ReconfigVM_Task(make_change({})), changes=True)
+    assert session.calls["ReconfigVM_Task"] == before + 1
 
 
 def test_a_lost_answer_does_not_cost_the_session(world: VsphereWorld) -> None:
