@@ -98,9 +98,9 @@ class VsphereSettings:
     pool: str = ""
     """Inventory path of the children's resource pool, such as /dc/host/cluster/Resources; empty: the parent's own."""
     datastore: str = ""
-    """Name of the children's datastore; empty: the parent's own."""
+    """Name of the children's datastore, or its inventory path; empty: the parent's own."""
     portgroup: str = ""
-    """Name of the children's network; empty: the parent's own."""
+    """Name of the children's network, or its inventory path; empty: the parent's own."""
     network: IPv4Network = IPv4Network("10.78.0.0/16")
     """The children's addresses are in it; forkyard chooses them, no DHCP server does."""
     gateway: IPv4Address | None = None

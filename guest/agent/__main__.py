@@ -37,7 +37,7 @@ def serve(agent: Agent) -> None:
     """Answer the host while the fork point is reached and ever after; SIGTERM ends it."""
     try:
         Thread(target=_reach_fork_point, args=(agent,), name="fork-point", daemon=True).start()
-        channel = open_channel(agent.settings.channel)
+        channel = open_channel(agent.settings.channel, is_quiesced=lambda: agent.state == "quiesced")
         for line in channel.lines():
             channel.send(agent.answer(line))
     finally:

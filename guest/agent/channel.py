@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -37,15 +37,19 @@ class Channel(Protocol):
         ...
 
 
-def open_channel(name: str, *, timeout: float = 60.0) -> Channel:
-    """The channel that agent.toml names; raises ConfigError for a kind that there is not."""
+def open_channel(name: str, *, timeout: float = 60.0, is_quiesced: Callable[[], bool] = lambda: False) -> Channel:
+    """
+    The channel that agent.toml names; raises ConfigError for a kind that there is not.
+
+    *is_quiesced* says whether the machine may be frozen, for a channel through which the host asks for that.
+    """
     kind, _, place = name.partition(":")
     if kind == "virtio":
         return VirtioChannel(Path("/dev/virtio-ports") / place, timeout=timeout)
     if kind == "unix":
         return UnixChannel(Path(place))
     if kind == "guestinfo":
-        return GuestinfoChannel(Path(place) if place else RPCTOOL)
+        return GuestinfoChannel(Path(place) if place else RPCTOOL, is_quiesced)
     text = f"channel {name!r}: not virtio:NAME, guestinfo or unix:PATH"
     raise ConfigError(text)
 

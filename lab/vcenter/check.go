@@ -113,7 +113,7 @@ func checkSpec(spec *types.VirtualMachineInstantCloneSpec) types.BaseMethodFault
 			return new(types.NotSupported)
 		}
 	}
-	return nil
+	return checkPorts(nil, location.DeviceChange)
 }
 
 // checkCalls is the provisioning checker, of which we answer one method.

@@ -165,28 +165,26 @@ func isFrozen(vm *simulator.VirtualMachine) bool {
 func applyNICs(vm *simulator.VirtualMachine, changes []types.BaseVirtualDeviceConfigSpec) {
 	for _, change := range changes {
 		wanted := change.GetVirtualDeviceConfigSpec().Device.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
-		for _, device := range vm.Config.Hardware.Device {
-			card, ok := device.(types.BaseVirtualEthernetCard)
-			if !ok || device.GetVirtualDevice().Key != wanted.Key {
-				continue
+		own := findCard(vm, wanted.Key)
+		if own == nil {
+			continue
+		}
+		if wanted.Backing != nil {
+			own.Backing = wanted.Backing
+			givePort(own)
+		}
+		if wanted.MacAddress != "" && wanted.AddressType == string(types.VirtualEthernetCardMacTypeManual) {
+			own.MacAddress = wanted.MacAddress
+		}
+		if wanted.Connectable != nil {
+			// connected says nothing for a VM that is being made: migrateConnect does.
+			switch wanted.Connectable.MigrateConnect {
+			case string(types.VirtualDeviceConnectInfoMigrateConnectOpDisconnect):
+				own.Connectable.Connected = false
+			case string(types.VirtualDeviceConnectInfoMigrateConnectOpConnect):
+				own.Connectable.Connected = true
 			}
-			own := card.GetVirtualEthernetCard()
-			if wanted.Backing != nil {
-				own.Backing = wanted.Backing
-			}
-			if wanted.MacAddress != "" && wanted.AddressType == string(types.VirtualEthernetCardMacTypeManual) {
-				own.MacAddress = wanted.MacAddress
-			}
-			if wanted.Connectable != nil {
-				// connected says nothing for a VM that is being made: migrateConnect does.
-				switch wanted.Connectable.MigrateConnect {
-				case string(types.VirtualDeviceConnectInfoMigrateConnectOpDisconnect):
-					own.Connectable.Connected = false
-				case string(types.VirtualDeviceConnectInfoMigrateConnectOpConnect):
-					own.Connectable.Connected = true
-				}
-				own.Connectable.StartConnected = wanted.Connectable.StartConnected
-			}
+			own.Connectable.StartConnected = wanted.Connectable.StartConnected
 		}
 	}
 }

@@ -30,6 +30,7 @@ func serveControl(listener net.Listener, v *vcenter, front *front) *http.Server 
 	mux.HandleFunc("POST /sessions/expire", c.expire)
 	mux.HandleFunc("PUT /hosts/{name}", c.setHost)
 	mux.HandleFunc("PUT /datastore", c.setDatastore)
+	mux.HandleFunc("PUT /machines/{name}", c.setMachine)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }()
 	return server
@@ -43,7 +44,7 @@ func (c *controls) state(w http.ResponseWriter, _ *http.Request) {
 			nic := findNIC(vm)
 			machines = append(machines, map[string]any{
 				"id": vm.Self.Value, "name": vm.Name, "host": c.v.hostNameOf(vm.Self), "uuid": vm.Config.Uuid,
-				"power": vm.Runtime.PowerState, "frozen": isFrozen(vm),
+				"power": vm.Runtime.PowerState, "frozen": isFrozen(vm), "network": c.v.networkOf(vm),
 				"connected": nic != nil && nic.Connectable != nil && nic.Connectable.Connected,
 			})
 		})
@@ -104,6 +105,7 @@ func (c *controls) expire(w http.ResponseWriter, _ *http.Request) {
 func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		Maintenance *bool  `json:"maintenance"`
+		Entering    *bool  `json:"entering_maintenance"`
 		Connected   *bool  `json:"connected"`
 		MemoryBytes *int64 `json:"memory_bytes"`
 	}
@@ -124,6 +126,9 @@ func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 			if asked.Maintenance != nil {
 				changes = append(changes, types.PropertyChange{Name: "runtime.inMaintenanceMode", Val: *asked.Maintenance})
 			}
+			if asked.Entering != nil {
+				c.v.enterMaintenance(host, *asked.Entering)
+			}
 			if asked.Connected != nil {
 				state := types.HostSystemConnectionStateNotResponding
 				if *asked.Connected {
@@ -142,6 +147,38 @@ func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"hosts": found})
+}
+
+// setMachine gives running VMs a chain of disks as long as that many forks make it.
+func (c *controls) setMachine(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		Forks int `json:"forks"`
+	}
+	if err := read(r, &asked); err != nil {
+		refuse(w, err)
+		return
+	}
+	found := []string{}
+	for _, vm := range c.v.machines() {
+		if !matches(r.PathValue("name"), vm.Name) {
+			continue
+		}
+		found = append(found, vm.Name)
+		own := c.v.parentOf(vm.Self)
+		own.mutex.Lock()
+		ctx := c.v.context()
+		ctx.WithLock(vm, func() {
+			for ; own.chain < asked.Forks; own.chain++ {
+				c.v.deepen(ctx, vm)
+			}
+		})
+		own.mutex.Unlock()
+	}
+	if len(found) == 0 {
+		refuse(w, fmt.Errorf("there is no VM %q", r.PathValue("name")))
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"machines": found})
 }
 
 func (c *controls) setDatastore(w http.ResponseWriter, r *http.Request) {

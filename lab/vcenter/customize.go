@@ -10,6 +10,9 @@ import (
 // strayAddress is what a guest has that was set not to take the one it is given.
 const strayAddress = "127.0.0.9"
 
+// strayName is what a guest is called that was set not to take the name it is given.
+const strayName = "stray"
+
 // customizeCalls customize a running guest that has no agent of ours: VMware's tools do it from inside.
 type customizeCalls struct {
 	freeLock
@@ -37,7 +40,7 @@ func (c *customizeCalls) CustomizeGuestTask(ctx *simulator.Context, req *types.C
 			return nil, new(types.InvalidState)
 		}
 		guest.customize(name, address)
-		c.v.showGuest(ctx, vm, name, "")
+		c.v.showGuest(ctx, vm, guest.shownName(), "")
 		return nil, nil
 	})
 	body.Res = &types.CustomizeGuest_TaskResponse{Returnval: task}
@@ -64,7 +67,7 @@ func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *type
 		if guest.trouble.unproved == "address" {
 			address = strayAddress
 		}
-		c.v.showGuest(ctx, vm, guest.identity.Name, address)
+		c.v.showGuest(ctx, vm, guest.shownName(), address)
 		return nil, nil
 	})
 	body.Res = &types.StartGuestNetwork_TaskResponse{Returnval: task}
@@ -92,6 +95,13 @@ func (g *guest) customize(name, address string) {
 	g.identity = &identity{ForkID: g.vm.Config.Uuid, Service: g.v.options.service, Name: name, Address: address}
 	g.state.agent = "identified"
 	g.state.ticks.resume()
+}
+
+func (g *guest) shownName() string {
+	if g.trouble.unproved == "hostname" {
+		return strayName
+	}
+	return g.identity.Name
 }
 
 // showGuest is what the tools tell vCenter of the guest.

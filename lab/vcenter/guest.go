@@ -84,6 +84,8 @@ func (g *guests) begin(vm *simulator.VirtualMachine, woken *guestState) {
 	if woken != nil {
 		made.state = *woken
 		made.state.ticks = woken.ticks.fork()
+	} else {
+		made.passOverFreeze()
 	}
 	g.mutex.Lock()
 	if old := g.all[vm.Self]; old != nil {
@@ -242,9 +244,18 @@ func (g *guest) look() {
 		g.waiting = &asked
 		return
 	}
-	g.answer(asked.ID, g.handle(&asked, now))
-	if asked.Verb == "freeze" {
+	answer := g.handle(&asked, now)
+	g.answer(asked.ID, answer)
+	if asked.Verb == "freeze" && answer["ok"] == true {
 		g.v.freeze(g.vm)
+	}
+}
+
+// passOverFreeze as a guest does that has just booted: that request was said to the machine before its reboot.
+func (g *guest) passOverFreeze() {
+	var asked request
+	if json.Unmarshal([]byte(g.observe().request), &asked) == nil && asked.Verb == "freeze" {
+		g.state.handled = asked.ID
 	}
 }
 
@@ -271,7 +282,15 @@ func (g *guest) handle(asked *request, now seen) map[string]any {
 			fork = g.identity.ForkID
 		}
 		return map[string]any{"ok": true, "state": g.state.agent, "fork_id": fork, "agent": "1"}
-	case "quiesce", "freeze":
+	case "freeze":
+		if g.state.agent != "quiesced" {
+			return failed("the agent is " + g.state.agent + ", not quiesced")
+		}
+		if g.trouble.unfreezable {
+			return failed("not frozen, as was set")
+		}
+		return map[string]any{"ok": true, "state": "quiesced"}
+	case "quiesce":
 		if g.state.agent != "waiting" && g.state.agent != "quiesced" {
 			return failed("the agent is " + g.state.agent + ", not waiting or quiesced")
 		}

@@ -79,6 +79,7 @@ func copyDevices(source []types.BaseVirtualDevice, name string, level childLevel
 			card.Connectable = &connectable
 			card.MacAddress = nextMAC()
 			card.AddressType = string(types.VirtualEthernetCardMacTypeAssigned)
+			givePort(&card.VirtualEthernetCard)
 			devices[index] = &card
 		case *types.VirtualDisk:
 			disk := *real

@@ -75,29 +75,45 @@ func (m *machineCalls) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnV
 
 // ReconfigVMTask is the simulator's.
 func (m *machineCalls) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
+	var taken types.BaseMethodFault
+	ctx.WithLock(m.vm, func() { taken = checkPorts(m.vm, req.Spec.DeviceChange) })
+	if taken != nil {
+		task := m.v.startDisturbed(ctx, m.vm, "ReconfigVM_Task", func(*simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			return nil, taken
+		})
+		return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}
+	}
 	task := m.simulated(ctx, "ReconfigVM_Task", func(ctx *simulator.Context) types.ManagedObjectReference {
-		m.keepMACs(ctx, req)
+		m.keepUnsaid(ctx, req)
 		return m.vm.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody).Res.Returnval
 	}, nil)
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}
 }
 
-// keepMACs says what a change of an adapter leaves unsaid: it stays. The simulator would make a new one up.
-func (m *machineCalls) keepMACs(ctx *simulator.Context, req *types.ReconfigVM_Task) {
-	known := map[int32]string{}
-	ctx.WithLock(m.vm, func() {
-		for _, device := range m.vm.Config.Hardware.Device {
-			if card, ok := device.(types.BaseVirtualEthernetCard); ok {
-				known[card.GetVirtualEthernetCard().Key] = card.GetVirtualEthernetCard().MacAddress
-			}
-		}
-	})
+// keepUnsaid says what a change of an adapter leaves unsaid: it stays. The simulator would make a new MAC up, and take
+// the adapter off its network.
+func (m *machineCalls) keepUnsaid(ctx *simulator.Context, req *types.ReconfigVM_Task) {
 	for _, change := range req.Spec.DeviceChange {
 		spec := change.GetVirtualDeviceConfigSpec()
-		card, ok := spec.Device.(types.BaseVirtualEthernetCard)
-		if ok && spec.Operation == types.VirtualDeviceConfigSpecOperationEdit && card.GetVirtualEthernetCard().MacAddress == "" {
-			card.GetVirtualEthernetCard().MacAddress = known[card.GetVirtualEthernetCard().Key]
+		edited, ok := spec.Device.(types.BaseVirtualEthernetCard)
+		if !ok || spec.Operation != types.VirtualDeviceConfigSpecOperationEdit {
+			continue
 		}
+		card := edited.GetVirtualEthernetCard()
+		ctx.WithLock(m.vm, func() {
+			known := findCard(m.vm, card.Key)
+			if known == nil {
+				return
+			}
+			if card.MacAddress == "" {
+				card.MacAddress = known.MacAddress
+			}
+			if card.Backing == nil {
+				card.Backing = known.Backing
+			} else if port := portOf(card); port != nil && port.PortKey == "" {
+				givePort(card)
+			}
+		})
 	}
 }
 

@@ -43,7 +43,7 @@ type faultRule struct {
 	Struck int     `json:"struck"`
 }
 
-// guestRule makes guests misbehave: "silent", "sick", or "unproved" with the point that they cannot prove.
+// guestRule makes guests misbehave: "silent", "sick", "unfreezable", or "unproved" with the point that they cannot prove.
 type guestRule struct {
 	Host   string  `json:"host"`
 	Kind   string  `json:"kind"`
@@ -75,9 +75,10 @@ type delay struct {
 func (d delay) rest() time.Duration { return d.total - d.serialized }
 
 type trouble struct {
-	silent   bool
-	sick     bool
-	unproved string
+	silent      bool
+	sick        bool
+	unfreezable bool
+	unproved    string
 }
 
 func newRules() *rules { return &rules{dice: rand.New(rand.NewSource(1))} }
@@ -272,6 +273,8 @@ func (r *rules) troubleOf(host string) trouble {
 			found.silent = true
 		case "sick":
 			found.sick = true
+		case "unfreezable":
+			found.unfreezable = true
 		case "unproved":
 			found.unproved = one.Point
 		}

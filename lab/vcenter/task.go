@@ -48,6 +48,25 @@ func (t *tasks) start(ctx *simulator.Context, vm *simulator.VirtualMachine, meth
 	return task.Self
 }
 
+// enterMaintenance lets a host have a task that takes it to maintenance and does not end: a VM that runs is in its way.
+func (v *vcenter) enterMaintenance(host *simulator.HostSystem, begin bool) {
+	for _, ref := range host.RecentTask {
+		v.registry.Remove(v.context(), ref)
+	}
+	host.RecentTask = nil
+	if !begin {
+		return
+	}
+	task := simulator.CreateTask(host.Self, "enterMaintenanceMode", nil)
+	now := time.Now()
+	task.Self = types.ManagedObjectReference{Type: "Task", Value: fmt.Sprintf("task-f%d", v.tasks.last.Add(1))}
+	task.Info.Key, task.Info.Task, task.Info.EntityName = task.Self.Value, task.Self, host.Name
+	task.Info.Name, task.Info.DescriptionId = "EnterMaintenanceMode_Task", "HostSystem.enterMaintenanceMode"
+	task.Info.StartTime, task.Info.State = &now, types.TaskInfoStateRunning
+	v.registry.Put(task)
+	host.RecentTask = []types.ManagedObjectReference{task.Self}
+}
+
 // forget all tasks, as a vCenter does that starts again: whoever waits for one learns no outcome.
 func (t *tasks) forget() {
 	for _, task := range t.v.registry.AllReference("Task") {

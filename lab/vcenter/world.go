@@ -18,6 +18,7 @@ const (
 	clusterName    = "yard-cluster"
 	switchName     = "yard-switch"
 	networkName    = "game-net"
+	otherNetwork   = "lan-net"
 	poolName       = "game"
 	folderName     = "game"
 	datastoreName  = "vsanDatastore"
@@ -160,10 +161,13 @@ func (b *builder) addNetwork(folder *object.Folder) (types.BaseVirtualDeviceBack
 	if _, err = b.result(dvs.Reconfigure(b.ctx, config)); err != nil {
 		return nil, err
 	}
-	group := types.DVPortgroupConfigSpec{
-		Name: networkName, NumPorts: 2048, Type: string(types.DistributedVirtualPortgroupPortgroupTypeEarlyBinding),
+	var groups []types.DVPortgroupConfigSpec
+	for _, name := range []string{networkName, otherNetwork} {
+		groups = append(groups, types.DVPortgroupConfigSpec{
+			Name: name, NumPorts: 2048, Type: string(types.DistributedVirtualPortgroupPortgroupTypeEarlyBinding),
+		})
 	}
-	task, err := dvs.AddPortgroup(b.ctx, []types.DVPortgroupConfigSpec{group})
+	task, err := dvs.AddPortgroup(b.ctx, groups)
 	if err != nil {
 		return nil, err
 	}
@@ -216,6 +220,7 @@ func (b *builder) addParents(folder *object.Folder, pool *object.ResourcePool, n
 		return err
 	}
 	template := b.v.machine(ref)
+	givePort(findNIC(template))
 	b.v.prepareParent(template)
 	for _, ref := range b.v.world.hosts[1:] {
 		copied := copyMachine(template, b.parentName(ref), uuid.NewString(), childLevel{})

@@ -14,6 +14,7 @@ from forkyard.errors import (
     CapacityExhausted,
     CredentialsRejected,
     ForkyardError,
+    InvalidRequest,
     NotFound,
     NotReady,
     OutcomeUnknown,
@@ -27,7 +28,7 @@ from forkyard.hypervisors.vsphere.api import moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.hypervisors.vsphere.session import Session
-from forkyard.hypervisors.vsphere.specs import Location, make_clone_spec
+from forkyard.hypervisors.vsphere.specs import Location, list_adapters, make_clone_spec
 from forkyard.model import ForkSpec, Power, Vm, VmId
 from forkyard.waiting import wait_for
 from tests.support.lab import until
@@ -163,6 +164,31 @@ def test_children_go_where_the_settings_say(world: VsphereWorld) -> None:
     assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
 
 
+def test_a_child_stays_on_the_network_of_the_settings(world: VsphereWorld) -> None:
+    hypervisor = world.open(portgroup="lan-net")
+    vm = fork(hypervisor, "game-a-1")
+    assert world.vcenter.machines()["game-a-1"]["network"] == "lan-net"
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    machines = world.vcenter.machines()
+    assert (machines["game-a-1"]["network"], machines["game-a-1"]["connected"]) == ("lan-net", True)
+    assert machines["game-parent-esx-01"]["network"] == "game-net"
+
+
+def test_a_child_on_its_parents_network_stands_in_a_port_of_its_own(world: VsphereWorld) -> None:
+    hypervisor = world.open()
+    vm = fork(hypervisor, "game-a-1")
+    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    session = hypervisor.session
+
+    def port_of(machine: str) -> str:
+        devices = session.call("devices", lambda: session.find(vim.VirtualMachine, machine).config.hardware.device)
+        return str(list_adapters(devices)[0].backing.port.portKey)
+
+    assert vm.parent is not None
+    assert port_of(vm.id) != port_of(vm.parent)
+    assert world.vcenter.machines()["game-a-1"]["network"] == "game-net"
+
+
 def test_an_unknown_parent_rule_finds_nothing(world: VsphereWorld) -> None:
     with pytest.raises(NotFound, match="no such parent"):
         world.open().freeze(VmId("nothing-*"), timeout=SOON)
@@ -186,9 +212,29 @@ def test_a_host_that_enters_maintenance_in_the_middle_makes_nothing(world: Vsphe
     hypervisor = world.open()
     place = next(place for place in hypervisor.placements(SERVICE) if place.host == "esx-02")
     world.vcenter.set_host("esx-02", maintenance=True)
-    with pytest.raises(TransientError):
+    with pytest.raises(TransientError, match=r"game-parent-esx-02 on esx-02: .*maintenance mode"):
         hypervisor.fork(ForkSpec("game-a-1", make_stamp(), place), timeout=SOON)
     assert world.children() == []
+
+
+def test_a_host_on_its_way_into_maintenance_gets_no_forks(world: VsphereWorld) -> None:
+    world.vcenter.set_host("esx-03", entering_maintenance=True)
+    hypervisor = world.open()
+    assert {place.host for place in hypervisor.placements(SERVICE)} == {"esx-01", "esx-02", "esx-04"}
+    assert "esx-03" not in hypervisor.list_hosts()
+    world.vcenter.set_host("esx-03", entering_maintenance=False)
+    assert len(world.open().placements(SERVICE)) == 4
+
+
+def test_a_name_that_several_networks_have_is_refused_and_a_path_is_taken(tmp_path: Path) -> None:
+    with vsphere_world(tmp_path, hosts=1) as world:
+        hypervisor = world.open(portgroup="VM Network")
+        session = hypervisor.session
+        session.call("another datacenter", lambda: session.content.rootFolder.CreateDatacenter("other"))
+        with pytest.raises(InvalidRequest, match=r'vsphere\.portgroup = "VM Network".* 2 of this name.*path'):
+            fork(hypervisor, "game-a-1")
+        assert fork(world.open(portgroup="/yard/network/VM Network"), "game-a-1").name == "game-a-1"
+        assert fork(world.open(datastore="/yard/datastore/vsanDatastore"), "game-a-2").name == "game-a-2"
 
 
 def test_a_full_datastore_has_no_room(world: VsphereWorld) -> None:

@@ -1,6 +1,7 @@
 """Children whose parent has no agent of ours: vSphere's own guest customization, looked at from outside."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.model import Vm
 from forkyard.wire import POINTS
 from tests.contract.test_hypervisor_vsphere import fork
+from tests.support.lab import until
 from tests.support.small_vm import PATIENCE, make_identity
 from tests.support.vsphere import VsphereWorld, vsphere_world
 
@@ -82,6 +84,45 @@ def test_a_guest_that_keeps_another_address_loses_its_network(
         hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE / 10)
     assert not is_connected(world, vm)
     assert [one.identified for one in hypervisor.list_vms()] == [False]
+
+
+def test_a_guest_that_keeps_another_name_is_never_connected(world: VsphereWorld, hypervisor: VsphereHypervisor) -> None:
+    world.vcenter.calm()
+    world.vcenter.trouble("unproved", point="hostname")
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.calls(reset=True)
+    with pytest.raises(VerificationFailed, match=r"game-a-1: .*hostname is stray, not game-a-1.*is taken away"):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE / 30)
+    # The one is the cable's pulling, in case that an earlier attempt had connected it.
+    assert world.vcenter.calls()["ReconfigVM_Task"] == 1
+    assert "StartGuestNetwork_Task" not in world.vcenter.calls()
+
+
+def test_a_cable_is_pulled_again_until_the_vm_lets_it_be(world: VsphereWorld, hypervisor: VsphereHypervisor) -> None:
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.fail("StartGuestNetwork_Task", "CustomizationFault", count=1)
+    world.vcenter.delay("StartGuestNetwork_Task", seconds=1)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(hypervisor.identify, vm.id, make_identity(vm), timeout=PATIENCE)
+        until(lambda: is_connected(world, vm), seconds=10, what="the cable")
+        world.vcenter.fail("ReconfigVM_Task", "TaskInProgress", count=2)
+        with pytest.raises(VerificationFailed, match="Its network is taken away"):
+            asked.result()
+    assert not is_connected(world, vm)
+
+
+def test_a_cable_that_cannot_be_pulled_is_not_said_to_be_out(
+    world: VsphereWorld, hypervisor: VsphereHypervisor
+) -> None:
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.fail("StartGuestNetwork_Task", "CustomizationFault", count=1)
+    world.vcenter.delay("StartGuestNetwork_Task", seconds=1)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(hypervisor.identify, vm.id, make_identity(vm), timeout=PATIENCE)
+        until(lambda: is_connected(world, vm), seconds=10, what="the cable")
+        world.vcenter.fail("ReconfigVM_Task", "GenericVmConfigFault")
+        with pytest.raises(VerificationFailed, match=r"COULD NOT BE TAKEN AWAY.*power it off"):
+            asked.result()
 
 
 @pytest.mark.parametrize("call", ["CustomizeGuest_Task", "StartGuestNetwork_Task"])

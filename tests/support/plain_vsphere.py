@@ -64,6 +64,8 @@ def clone_spec(parent: Managed, name: str, **more: Managed) -> Managed:
     """A fork of the parent whose NIC stays disconnected."""
     nic = nic_of(parent)
     nic.connectable.migrateConnect = "disconnect"
+    # The parent's own port on its switch is taken: by the parent.
+    nic.backing.port.portKey = nic.backing.port.connectionCookie = None
     edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=nic)
     return vim.vm.InstantCloneSpec(name=name, location=vim.vm.RelocateSpec(deviceChange=[edit]), **more)
 

@@ -63,7 +63,7 @@ class RunningVCenter:
         self._send()
 
     def trouble(self, kind: str, *, point: str = "", host: str = "*", rate: float = 1.0, count: int = 0) -> None:
-        """Let the next guests misbehave: `silent`, `sick`, or `unproved` with the identity's *point*."""
+        """Let the next guests misbehave: `silent`, `sick`, `unfreezable`, or `unproved` with the identity's *point*."""
         self._guests.append({"kind": kind, "point": point, "host": host, "rate": rate, "count": count, "struck": 0})
         self._send()
 
@@ -71,7 +71,7 @@ class RunningVCenter:
         """No delays, no faults, every host and datastore as in the beginning."""
         self._delays, self._faults, self._guests = [], [], []
         self._send()
-        self.set_host("*", maintenance=False, connected=True, memory_bytes=512 << 30)
+        self.set_host("*", maintenance=False, entering_maintenance=False, connected=True, memory_bytes=512 << 30)
         self.set_datastore(free_bytes=20 << 40, accessible=True)
 
     def struck(self) -> int:
@@ -80,8 +80,12 @@ class RunningVCenter:
         return sum(rule["struck"] for rule in [*(rules["faults"] or ()), *(rules["guests"] or ())])
 
     def set_host(self, name: str, **what: bool | int) -> None:
-        """Set `maintenance`, `connected` or `memory_bytes` of the hosts whose names match."""
+        """Set `maintenance`, `entering_maintenance`, `connected` or `memory_bytes` of the hosts whose names match."""
         self._ask("PUT", f"/hosts/{name}", what)
+
+    def set_forks(self, name: str, number: int) -> None:
+        """Give the running VMs whose names match disks with as many levels as that many forks make."""
+        self._ask("PUT", f"/machines/{name}", {"forks": number})
 
     def set_datastore(self, **what: bool | int) -> None:
         """Set `free_bytes` or `accessible`."""
@@ -113,7 +117,7 @@ class RunningVCenter:
         self._ask("POST", "/sessions/expire")
 
     def state(self) -> Any:  # noqa: ANN401 - the control API's own JSON
-        """Its mode, and every machine: id, name, host, uuid, power, frozen, connected."""
+        """Its mode, and every machine: id, name, host, uuid, power, frozen, connected, network."""
         return self._ask("GET", "/state")
 
     def machines(self) -> dict[str, Any]:

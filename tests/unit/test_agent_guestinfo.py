@@ -33,9 +33,22 @@ def values(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listen(values: Path) -> tuple[guest.GuestinfoChannel, Iterator[bytes]]:
-    channel = guest.GuestinfoChannel(values / "rpctool")
+def listen(values: Path, *, quiesced: bool = True) -> tuple[guest.GuestinfoChannel, Iterator[bytes]]:
+    channel = guest.GuestinfoChannel(values / "rpctool", lambda: quiesced)
     return channel, channel.lines()
+
+
+def ask_next(values: Path, after: str, request: str) -> None:
+    """Have the stand-in take this as the host's next request once it was called with what begins with *after*."""
+    script = (values / "rpctool").read_text().replace("#!/bin/sh\n", "#!/bin/sh\nsaid=$1\n")
+    done = f"'{after}'*) printf %s '{request}' >\"{guest.REQUEST}\" ;;"
+    (values / "rpctool").write_text(f'{script}case "$said" in {done} esac\n')
+
+
+def answer_in(values: Path, request_id: str) -> dict[str, object]:
+    answer = host.parse_answer((values / guest.ANSWER).read_text(), request_id)
+    assert answer is not None
+    return dict(answer)
 
 
 def ask(values: Path, request_id: str, verb: str) -> None:
@@ -81,6 +94,51 @@ def test_a_freeze_runs_the_tool_and_then_the_child_listens(values: Path) -> None
     (values / "rpctool").write_text(script)
     assert json.loads(next(lines))["verb"] == "identify"
     assert guest.FREEZE in (values / "calls").read_text().splitlines()
+
+
+def test_a_freeze_from_before_the_boot_is_passed_over(values: Path) -> None:
+    ask(values, "freeze-1", "freeze")
+    ask_next(values, "info-get", host.render_request("a", "hello"))
+    _, lines = listen(values)
+    assert json.loads(next(lines))["verb"] == "hello"
+    assert guest.FREEZE not in (values / "calls").read_text()
+
+
+def test_a_machine_that_is_not_quiesced_is_not_frozen_and_says_so(values: Path) -> None:
+    _, lines = listen(values, quiesced=False)
+    ask(values, "a", "hello")
+    next(lines)
+    ask(values, "freeze-1", "freeze")
+    ask_next(values, f"info-set {guest.ANSWER}", host.render_request("b", "hello"))
+    assert json.loads(next(lines))["verb"] == "hello"
+    assert answer_in(values, "freeze-1")["error"] == "not frozen: the agent is not quiesced"
+    assert guest.FREEZE not in (values / "calls").read_text()
+
+
+def test_a_freeze_that_fails_is_answered_with_the_tools_words(values: Path) -> None:
+    _, lines = listen(values)
+    ask(values, "a", "hello")
+    next(lines)
+    script = (values / "rpctool").read_text()
+    script = script.replace(f'rm -f "{guest.REQUEST}"', "echo Permission denied; exit 1", 1)
+    # The stand-in ends there, so the next request comes with the answer.
+    (values / "rpctool").write_text(script)
+    ask_next(values, f"info-set {guest.ANSWER}", host.render_request("b", "hello"))
+    ask(values, "freeze-1", "freeze")
+    assert json.loads(next(lines))["verb"] == "hello"
+    answer = answer_in(values, "freeze-1")
+    assert answer["ok"] is False
+    assert "Permission denied" in str(answer["error"])
+
+
+def test_a_silent_host_is_asked_less_and_less_often() -> None:
+    assert guest.pause_after(0.0) == guest.CLOSE
+    assert guest.pause_after(2.0) == guest.NEAR
+    assert guest.pause_after(guest.ATTENTION) == guest.FAR
+    passed, looks = 0.0, 0
+    while passed < guest.ATTENTION:
+        passed, looks = passed + guest.pause_after(passed), looks + 1
+    assert looks < 140
 
 
 def test_a_value_that_is_no_request_is_passed_over(values: Path) -> None:

@@ -1,7 +1,7 @@
 """vSphere's faults as our errors: most specific first, with what is missing and what to do."""
 
 import http.client
-import socket
+import re
 import ssl
 
 import pytest
@@ -19,6 +19,7 @@ from forkyard.errors import (
     Unsupported,
 )
 from forkyard.hypervisors.vsphere.api import vim, vmodl
+from forkyard.hypervisors.vsphere.connection import NotConnected
 from forkyard.hypervisors.vsphere.faults import DuplicateName, NotSent, SessionLost, translate_fault, translated
 
 
@@ -51,7 +52,11 @@ from forkyard.hypervisors.vsphere.faults import DuplicateName, NotSent, SessionL
     ],
 )
 def test_each_fault_has_one_error(fault: object, ours: type[ForkyardError]) -> None:
-    assert type(translate_fault(fault, "game-1: fork")) is ours
+    error = translate_fault(fault, "game-1: fork")
+    assert type(error) is ours
+    if issubclass(ours, (PermanentError, NotReady)):
+        # Behind its name stands what to do.
+        assert re.match(r"game-1: fork: .+?\. \S+", str(error))
 
 
 def test_a_missing_privilege_is_named_with_its_object() -> None:
@@ -70,8 +75,10 @@ def test_a_fault_keeps_its_words_and_says_what_to_do() -> None:
     )
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "refused"), socket.gaierror(-2, "unknown")])
-def test_what_nobody_took_may_be_sent_again(error: OSError) -> None:
+@pytest.mark.parametrize(
+    "error", [NotConnected(111, "refused"), http.client.HTTPException("503 Service Unavailable")], ids=str
+)
+def test_what_nobody_took_may_be_sent_again(error: Exception) -> None:
     with pytest.raises(NotSent), translated("fork", changes=True):
         raise error
 

@@ -61,6 +61,17 @@ def test_the_roomiest_host_comes_first() -> None:
     assert rooms(inventory, [make_parent(0), make_parent(1)]) == [("esx1", 64, "memory"), ("esx0", 32, "memory")]
 
 
+def test_two_parents_on_a_host_share_its_memory() -> None:
+    parents = [make_parent(0), replace(make_parent(1), host="host-0")]
+    assert rooms(make_inventory(1), parents) == [("esx0", 32, "memory"), ("esx0", 32, "memory")]
+
+
+def test_parents_of_several_sizes_on_a_host_are_never_given_more_than_there_is() -> None:
+    large = replace(make_parent(1), host="host-0", memory_bytes=8 * GIB)
+    found = rooms(make_inventory(1), [make_parent(0), large])
+    assert [room for _, room, _ in found] == [8, 8]
+
+
 def test_a_shared_datastore_is_given_away_once() -> None:
     found = rooms(make_inventory(3, free=10 * GIB), [make_parent(n) for n in range(3)])
     assert sum(room for _, room, _ in found) == 10

@@ -47,6 +47,23 @@ def test_a_clone_never_asks_for_its_parents_mac() -> None:
     assert spec.location.deviceChange[0].device.macAddress is None
 
 
+def test_a_clone_asks_for_its_parents_switch_and_not_for_its_parents_port() -> None:
+    port = vim.dvs.PortConnection(portgroupKey="group-7", switchUuid="aa bb", portKey="12", connectionCookie=99)
+    backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
+    spec = make_clone_spec(
+        "game-1", FORK, {}, [vim.vm.device.VirtualVmxnet3(key=4000, backing=backing)], Location(None)
+    )
+    asked = spec.location.deviceChange[0].device.backing.port
+    assert (asked.portgroupKey, asked.switchUuid) == ("group-7", "aa bb")
+    assert (asked.portKey, asked.connectionCookie) == (None, None)
+
+
+def test_connecting_the_cable_says_nothing_of_the_network() -> None:
+    (edit,) = make_change({}, adapters=[CARD], connected=True).deviceChange
+    assert edit.device.backing is None
+    assert edit.device.connectable.connected is True
+
+
 def test_a_change_without_adapters_leaves_cables_and_note_alone() -> None:
     change = make_change({guestinfo.REQUEST: "x"})
     assert list(change.deviceChange) == []
@@ -57,6 +74,16 @@ def test_a_mark_is_read_back() -> None:
     for stamp in (MARK.stamp, replace(MARK.stamp, expires=None)):
         mark = replace(MARK, stamp=stamp)
         assert guestinfo.parse_mark(guestinfo.render_mark(mark), FORK.upper()) == mark
+
+
+def test_an_annotation_is_read_back_among_what_people_wrote() -> None:
+    for stamp in (MARK.stamp, replace(MARK.stamp, expires=None)):
+        note = f"Ask Eve.\n{guestinfo.render_note(stamp, MARK.address)}\n"
+        assert guestinfo.parse_note(note, FORK.upper(), NOW) == Mark(stamp, "", MARK.address, NOW)
+
+
+def test_an_annotation_on_a_vm_of_another_fork_is_none_of_ours() -> None:
+    assert guestinfo.parse_note(guestinfo.render_note(MARK.stamp, MARK.address), str(uuid.uuid4()), NOW) is None
 
 
 def test_a_mark_on_a_vm_of_another_fork_is_none_of_ours() -> None:

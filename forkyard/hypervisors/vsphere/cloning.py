@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from forkyard.errors import ForkyardError, NotFound, OutcomeUnknown, PermanentError, Unavailable, Unsupported
+from forkyard.errors import (
+    ForkyardError,
+    NotFound,
+    NotReady,
+    OutcomeUnknown,
+    PermanentError,
+    Unavailable,
+    Unsupported,
+)
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.addresses import AddressBook
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
@@ -63,7 +71,7 @@ class Cloner:
         """Work through these."""
         self._session, self._stream, self._reader = session, stream, reader
         self._addresses, self._settings = addresses, settings
-        self._places = Places(session, settings)
+        self._places = Places(session, reader, settings)
         self._slots: dict[str, threading.BoundedSemaphore] = {}
         self._checked: dict[str, float] = {}
         self._checks: dict[str, threading.Lock] = {}
@@ -108,9 +116,9 @@ class Cloner:
         bios_uuid = guestinfo.make_bios_uuid(spec.stamp.fork_id)
         clone = make_clone_spec(spec.name, bios_uuid, values, parent.adapters, location)
         source = self._session.find(vim.VirtualMachine, parent.id)
-        what = f"{spec.name}: Instant Clone of {parent.name}"
+        what = f"{spec.name}: Instant Clone of {parent.name} on {spec.placement.host}"
         with self._stream.watching() as watch:
-            self._preflight(watch, source, parent, clone, deadline)
+            self._preflight(watch, source, parent, clone, f"{what}: preflight", deadline)
             task = self._session.call(what, lambda: source.InstantClone_Task(clone), changes=True, deadline=deadline)
             watch.add(task)
             child = watch.wait_for_task(task, what=what, deadline=deadline)
@@ -120,7 +128,7 @@ class Cloner:
 
     def _wait_for_mac(self, watch: Watch, vm: Managed, parent: ParentRow, what: str, deadline: Deadline) -> str:
         if not parent.adapters:
-            text = f"{parent.name}: it has no network adapter, and a child without one serves nobody."
+            text = f"{parent.name}: it has no network adapter, and a child without one serves nobody. Add one."
             raise PermanentError(text)
         watch.add(vm)
 
@@ -142,11 +150,15 @@ class Cloner:
             row = self._reader.find_by_name(folder, spec.name, deadline=deadline)
             if row is not None and row.bios_uuid and not _is_same(row, spec):
                 owner = f"fork {row.mark.stamp.fork_id} of {row.mark.stamp.service}" if row.mark else "somebody else"
-                text = f"{spec.name}: the name belongs to {owner} at vCenter ({row.id}). It is left alone."
+                text = f"{spec.name}: the name belongs to {owner} at vCenter ({row.id}). Rename or remove that by hand."
                 raise PermanentError(text)
             return row if row is not None and row.powered_on and row.mark is not None else None
 
-        row = wait_for(look, what=f"{spec.name}: its VM, which is there, does not run", timeout=patience.left)
+        try:
+            row = wait_for(look, what=f"{spec.name}: its VM, which is there, does not run", timeout=patience.left)
+        except NotReady as error:
+            text = f"{error}. `forkyard reap` removes it once nobody works on it."
+            raise NotReady(text) from error
         assert row.mark is not None  # noqa: S101 - looked at above
         mac = row.mac or self._reader.read_mac(row.id, deadline=deadline)
         return Made(row.id, row.mark, mac, identified=row.mac is not None)
@@ -166,7 +178,9 @@ class Cloner:
             )
             raise PermanentError(text)
 
-    def _preflight(self, watch: Watch, source: Managed, parent: ParentRow, clone: Managed, deadline: Deadline) -> None:
+    def _preflight(
+        self, watch: Watch, source: Managed, parent: ParentRow, clone: Managed, what: str, deadline: Deadline
+    ) -> None:
         """Ask whether it would work, once for all forks of a parent that begin within a while."""
         with self._lock:
             lock = self._checks.setdefault(parent.id, threading.Lock())
@@ -174,7 +188,6 @@ class Cloner:
             if time.monotonic() - self._checked.get(parent.id, -CHECKED) < CHECKED:
                 return
             checker = self._session.content.vmProvisioningChecker
-            what = f"{clone.name}: preflight of {parent.name}"
             if checker is not None:
                 try:
                     task = self._session.call(
@@ -195,7 +208,8 @@ class Cloner:
             slots = self._slots.setdefault(parent.id, threading.BoundedSemaphore(number))
         if not slots.acquire(timeout=deadline.left.total_seconds()):
             text = (
-                f"parent {parent.name}: {self._settings.forks_per_parent} forks are in flight, and none ended in time"
+                f"parent {parent.name}: {self._settings.forks_per_parent} forks are in flight, and none ended in time. "
+                f"Look at its tasks in vCenter."
             )
             raise Unavailable(text)
         try:

@@ -32,7 +32,24 @@ class WrongCertificate(Exception):
     """The server shows another certificate than the pinned one; the text is what it shows."""
 
 
-class PinnedConnection(http.client.HTTPSConnection):
+class NotConnected(OSError):
+    """No connection came about, so nothing of ours was sent."""
+
+
+class Connection(http.client.HTTPSConnection):
+    """A connection that tells what failed before anything was sent from what failed afterwards."""
+
+    def connect(self) -> None:
+        """Connect; raises NotConnected, or what the certificate is refused for."""
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError:
+            raise
+        except OSError as error:
+            raise NotConnected(*error.args) from error
+
+
+class PinnedConnection(Connection):
     """A connection to the one server whose certificate has the pinned fingerprint."""
 
     def __init__(self, *args: Any, pin: str, **options: Any) -> None:  # noqa: ANN401 - http.client's own
@@ -70,6 +87,7 @@ def make_stub(settings: VsphereSettings, context: ssl.SSLContext, *, version: st
         # Packing a few kilobytes costs both sides more time than it saves on a network of a data centre.
         acceptCompressedResponses=False,
     )
+    stub.scheme = Connection
     if pin:
         stub.scheme = PinnedConnection
         stub.schemeArgs["pin"] = pin

@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from forkyard import wire
 from forkyard.errors import ForkyardError, NotReady, VerificationFailed
@@ -17,22 +18,27 @@ from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import option_path
+from forkyard.hypervisors.vsphere.removing import carry_out
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
-from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.hypervisors.vsphere.stream import UpdateStream, Values, Watch
 from forkyard.settings import VsphereSettings, read_guest_password
+from forkyard.waiting import wait_for
 from forkyard.wire import Identity, IdentityReport
 
 logger = logging.getLogger(__name__)
 
+_IS_IT_THERE = "Is forkyard-agent active in it, and in the parent before that is frozen?"
+_CUT_OFF = timedelta(seconds=20)
 ANSWER = option_path(guestinfo.ANSWER)
 POWER = "runtime.powerState"
 
 
 @dataclass(frozen=True, slots=True)
-class _Connection:
-    """What is changed together with a request: the proof goes on record as the cable is connected."""
+class _Along:
+    """What is changed together with a request: the note with the first, the proof as the cable is connected."""
 
+    note: str | None = None
     proof: Mapping[str, str] = field(default_factory=dict[str, str])
     adapters: tuple[Managed, ...] = ()
 
@@ -47,10 +53,10 @@ class Guest:
     name: str
 
     def identify(
-        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], deadline: Deadline
+        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], note: str, deadline: Deadline
     ) -> IdentityReport:
         """
-        Have the guest take the identity and prove it, then connect it.
+        Have the guest take the identity and prove it, then connect it; *note* becomes the VM's annotation.
 
         Raises:
             VerificationFailed: not proved, or the network did not come up; it is disconnected.
@@ -58,16 +64,17 @@ class Guest:
         """
         with self.stream.watching(self.vm) as watch:
             fields = {"identity": wire.identity_to_wire(identity)}
-            report = read_report(self._ask(watch, make_request_id(), "identify", fields, deadline), identity)
+            proofs = self._ask(watch, make_request_id(), "identify", fields, deadline, _Along(note))
+            report = read_report(proofs, identity)
             proof = {
                 guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
                 guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
             }
-            connection = _Connection(proof, adapters)
+            connection = _Along(proof=proof, adapters=adapters)
             answer = self._ask(watch, make_request_id(), "network", {}, deadline, connection)
             if answer.get("ok") is not True:
-                self.cut_off(adapters)
-                text = f"{self.name}: guest's network did not come up: {answer.get('error', answer)}"
+                told = answer.get("error", answer)
+                text = f"{self.name}: guest's network did not come up: {told}. {self.cut_off(adapters)} Fork another."
                 raise VerificationFailed(text)
         return report
 
@@ -78,7 +85,7 @@ class Guest:
 
     def send(self, request_id: str, verb: str, deadline: Deadline) -> None:
         """Tell the guest to do something that leaves it no time to answer."""
-        self._send(guestinfo.render_request(request_id, verb), verb, deadline, _Connection())
+        self._send(guestinfo.render_request(request_id, verb), verb, deadline, _Along())
 
     def _ask(
         self,
@@ -87,43 +94,59 @@ class Guest:
         verb: str,
         fields: Mapping[str, object],
         deadline: Deadline,
-        connection: "_Connection | None" = None,
+        along: "_Along | None" = None,
     ) -> Mapping[str, object]:
         what = f"{self.name}: {verb}"
         request = guestinfo.render_request(request_id, verb, **fields)
-        task = self._send(request, verb, deadline, connection or _Connection())
+        task = self._send(request, verb, deadline, along or _Along())
         watch.add(task)
 
         def look() -> Mapping[str, object] | None:
             state = watch.values(self.vm)
             if state.get(POWER) not in {None, "poweredOn"}:
-                text = f"{what}: the VM does not run."
+                text = f"{what}: the VM does not run. Look in vCenter why; `forkyard reap` removes a child that is off."
                 raise NotReady(text)
             if watch.end_of(task) == "error":
                 # Raises; the answer of a guest that was never asked would be waited for in vain.
                 watch.wait_for_task(task, what=what, deadline=deadline)
-            answer = state.get(ANSWER)
-            return guestinfo.parse_answer(str(getattr(answer, "value", "") or ""), request_id)
+            return guestinfo.parse_answer(read_answer(state), request_id)
 
-        return watch.wait(look, what=f"{what}: the guest's agent has not answered", deadline=deadline)
+        silent = f"{what}: the guest's agent has not answered"
+        return watch.wait(look, what=silent, deadline=deadline, advice=_IS_IT_THERE)
 
-    def _send(self, request: str, verb: str, deadline: Deadline, connection: "_Connection") -> Managed:
+    def _send(self, request: str, verb: str, deadline: Deadline, along: "_Along") -> Managed:
         change = make_change(
-            {guestinfo.REQUEST: request, **connection.proof},
-            adapters=connection.adapters,
-            connected=bool(connection.adapters),
+            {guestinfo.REQUEST: request, **along.proof},
+            adapters=along.adapters,
+            connected=bool(along.adapters),
+            annotation=along.note,
         )
         what = f"{self.name}: {verb}"
         return self.session.call(what, lambda: self.vm.ReconfigVM_Task(change), changes=True, deadline=deadline)
 
-    def cut_off(self, adapters: tuple[Managed, ...]) -> None:
-        """Pull the cables of a guest that is not what it should be."""
+    def cut_off(self, adapters: tuple[Managed, ...]) -> str:
+        """Pull the cables of a guest that is not what it should be; a sentence says whether that is done."""
         change = make_change({guestinfo.IDENTIFIED: ""}, adapters=adapters, connected=False)
+        what = f"{self.name}: pulling its cables"
+
+        def pull() -> bool:
+            # Again when another task is at the VM, such as the one that connects it.
+            deadline = Deadline(_CUT_OFF)
+            carry_out(self.session, self.stream, what, lambda: self.vm.ReconfigVM_Task(change), deadline)
+            return True
+
         try:
-            self.session.call(f"{self.name}: cutting off", lambda: self.vm.ReconfigVM_Task(change), changes=True)
+            wait_for(pull, what=what, timeout=_CUT_OFF)
         except ForkyardError as error:
             # The caller destroys what could not prove itself; the reaper does when even that fails.
             logger.warning("%s", error)
+            return f"ITS NETWORK COULD NOT BE TAKEN AWAY ({error}): power it off."
+        return "Its network is taken away."
+
+
+def read_answer(values: Values) -> str:
+    """The text of the guest's last answer among the properties that the stream told."""
+    return str(getattr(values.get(ANSWER), "value", "") or "")
 
 
 def make_request_id() -> str:

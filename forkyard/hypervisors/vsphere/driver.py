@@ -5,6 +5,7 @@ It keeps no state that counts: what is there stands at vCenter, on the VMs thems
 use it at once and any of them may be killed at any moment. What it remembers only saves it from asking twice.
 """
 
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ from forkyard.model import (
     VmId,
 )
 from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 LOOK_SHARED = 1.0
 """Seconds for which one look at the inventory serves the calls that one observation makes."""
@@ -128,6 +131,8 @@ class VsphereHypervisor:
         deadline = Deadline(timeout)
         inventory = self._look(younger_than=LOOK_SHARED if parent not in self._services else float("inf"))
         service, rows = self._find_parents(parent, inventory, deadline)
+        if parent == self._settings.service(service).parent:
+            rows = _leave_out_powered_off(rows)
         todo = [row for row in rows if not row.frozen and not (row.powered_on and self._vsphere.fork_running_parents)]
         with ThreadPoolExecutor(_FREEZERS, thread_name_prefix="freeze") as pool:
             for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
@@ -187,7 +192,8 @@ class VsphereHypervisor:
         guest = make_guest(self.session, self._stream, vm, known.name)
         by_tools = self._vsphere.customize == "tools"
         way = GuestTools(guest, self._vsphere) if by_tools else guest
-        report = way.identify(identity, known.mac or "", parent.adapters, deadline)
+        note = guestinfo.render_note(known.stamp, known.address or "")
+        report = way.identify(identity, known.mac or "", parent.adapters, note, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -196,10 +202,10 @@ class VsphereHypervisor:
         deadline = Deadline(_RESTAMP)
         known = self._get_known(vm, deadline)
         if (stamp.fork_id, stamp.service) != (known.stamp.fork_id, known.stamp.service):
-            text = f"{known.name}: fork id and service of a stamp never change"
+            text = f"{known.name}: fork id and service of a stamp never change. Fork another child for that."
             raise PermanentError(text)
         mark = Mark(stamp, known.parent or "", known.address or "", known.created)
-        note = f"forkyard: {stamp.service}, made by request {stamp.request_id}" if stamp.expires is None else None
+        note = guestinfo.render_note(stamp, mark.address)
         change = make_change({guestinfo.STAMP: guestinfo.render_mark(mark)}, annotation=note)
         managed = self.session.find(vim.VirtualMachine, vm)
         carry_out(
@@ -217,10 +223,13 @@ class VsphereHypervisor:
         if row is not None:
             mark = row.mark
             if mark is None:
-                text = f"{row.name} ({row.id}) does not carry our stamp and is not touched."
+                text = (
+                    f"{row.name} ({row.id}) does not carry our stamp and is not touched. Rename or remove it by hand."
+                )
                 raise PermanentError(text)
             remove_vm(self.session, self._stream, row, deadline)
-            self._addresses.release(mark.address)
+            if mark.address:
+                self._addresses.release(mark.address)
         with self._lock:
             self._known.pop(vm, None)
         self._forget_look()
@@ -246,7 +255,9 @@ class VsphereHypervisor:
             if rows:
                 return name, rows
         rules = ", ".join(self._settings.service(name).parent for name in self._own_services(None))
-        text = f"{asked}: no such parent at {self._vsphere.url}, by the rules in services.*.parent ({rules})."
+        text = (
+            f"{asked}: no such parent at {self._vsphere.url}, by the rules in services.*.parent ({rules}). Mend them."
+        )
         raise NotFound(text)
 
     def _own_services(self, service: str | None) -> list[str]:
@@ -295,7 +306,7 @@ class VsphereHypervisor:
             return known
         row = self._reader.read_vm(vm, deadline=deadline)
         if row is None or row.mark is None:
-            text = f"child {vm} is not there."
+            text = f"child {vm} is not there: somebody removed it. Scale again for as many as are wanted."
             raise NotFound(text)
         known = self._as_vm(row, row.mark, self._look(younger_than=_TAKEN_KNOWN))
         if known.mac is None:
@@ -329,3 +340,11 @@ class VsphereHypervisor:
             fingerprint=f"{row.uuid}/{row.request and guestinfo.read_id(row.request)}",
             children=sum(vm.mark is not None and vm.mark.parent == row.id for vm in inventory.vms),
         )
+
+
+def _leave_out_powered_off(rows: list[ParentRow]) -> list[ParentRow]:
+    """The parents of a rule that run; all when none does, so that freezing them says so."""
+    for row in rows:
+        if not row.powered_on:
+            logger.warning("%s: it does not run and is left out. Start it, and freeze the rule again.", row.name)
+    return [row for row in rows if row.powered_on] or rows

@@ -6,7 +6,6 @@ A fault that stands in no row is permanent, under its own name: repeating what i
 """
 
 import http.client
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from forkyard.errors import (
     VerificationFailed,
 )
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
-from forkyard.hypervisors.vsphere.connection import WrongCertificate
+from forkyard.hypervisors.vsphere.connection import NotConnected, WrongCertificate
 
 
 class DuplicateName(PermanentError):
@@ -50,17 +49,26 @@ _TABLE: tuple[tuple[Managed, _Kind, str], ...] = (
     (vim.fault.InvalidGuestLogin, CredentialsRejected, "Check vsphere.guest_user and its password."),
     (vim.fault.GuestPermissionDenied, CredentialsRejected, "vsphere.guest_user may not do this in the guest."),
     (vim.fault.RestrictedVersion, Unsupported, "This licence does not open the API for changes."),
-    (vmodl.fault.ManagedObjectNotFound, NotFound, ""),
+    (
+        vmodl.fault.ManagedObjectNotFound,
+        NotFound,
+        "Somebody removed it: ask again, and what is there is looked at anew.",
+    ),
     (vmodl.fault.MethodNotFound, Unsupported, "Instant Clone needs vCenter 6.7 or newer."),
-    (vmodl.fault.NotSupported, Unsupported, "Instant Clone works through a vCenter, not on an ESXi host by itself."),
+    (
+        vmodl.fault.NotSupported,
+        Unsupported,
+        "Look at the VM's devices, its hardware version, and its host's ESXi (6.7).",
+    ),
     (vmodl.fault.NotEnoughLicenses, CapacityExhausted, "Add licences, or ask for fewer children."),
     (vmodl.fault.HostCommunication, Unavailable, ""),
     (vmodl.fault.RequestCanceled, OutcomeUnknown, ""),
     (vmodl.fault.SystemError, OutcomeUnknown, ""),
-    (vim.fault.DuplicateName, DuplicateName, ""),
-    (vim.fault.NotFound, NotFound, ""),
-    (vim.fault.TaskInProgress, NotReady, ""),
-    (vim.fault.InvalidState, NotReady, ""),
+    (vim.fault.DuplicateName, DuplicateName, "Rename or remove what has it."),
+    (vim.fault.NotFound, NotFound, "Look in vCenter whether it is still there."),
+    (vim.fault.TaskInProgress, NotReady, "Another task is at work on it: ask again once that has ended."),
+    (vim.fault.InvalidPowerState, NotReady, "It was powered on or off meanwhile: look at it in vCenter."),
+    (vim.fault.InvalidState, NotReady, "Is its host in maintenance mode, or on its way there?"),
     (vim.fault.ToolsUnavailable, NotReady, "Is open-vm-tools running in it?"),
     (vim.fault.GuestOperationsUnavailable, NotReady, "Is open-vm-tools running in it?"),
     (vim.fault.CustomizationFault, VerificationFailed, "Its log in the guest: /var/log/vmware-gosc."),
@@ -69,7 +77,7 @@ _TABLE: tuple[tuple[Managed, _Kind, str], ...] = (
     (vim.fault.HostConnectFault, Unavailable, ""),
     (vim.fault.NoDiskSpace, CapacityExhausted, "Free room on the datastore, or name another in vsphere.datastore."),
     (vim.fault.InsufficientResourcesFault, CapacityExhausted, "Add hosts, or ask for fewer children."),
-    (vim.fault.LimitExceeded, CapacityExhausted, ""),
+    (vim.fault.LimitExceeded, CapacityExhausted, "Ask for fewer children."),
     (vim.fault.FileLocked, Unavailable, ""),
     (vim.fault.InaccessibleDatastore, Unavailable, "The host does not reach its datastore."),
 )
@@ -84,7 +92,18 @@ def translate_fault(fault: Managed, what: str) -> ForkyardError:
     for kind, ours, advice in _TABLE:
         if isinstance(fault, kind):
             return ours(f"{what}: {_describe(fault)}" + (f" {advice}" if advice else ""))
-    return PermanentError(f"{what}: {_describe(fault)}")
+    return PermanentError(f"{what}: {_describe(fault)} Its task in vCenter says more.")
+
+
+def was_answered(error: ForkyardError) -> bool:
+    """Whether the error is a fault that vCenter itself has told, and not its silence."""
+    return isinstance(error.__cause__, vmodl.MethodFault)
+
+
+def _is_starting(error: Exception) -> bool:
+    # Its proxy says so while vpxd behind it does not run. Should vpxd have begun after all, a repeat does no harm:
+    # each of our calls looks, or names what it makes.
+    return isinstance(error, http.client.HTTPException) and str(error).startswith("503 ")
 
 
 def _describe(fault: Managed) -> str:
@@ -118,10 +137,13 @@ def translated(what: str, *, changes: bool) -> Iterator[None]:
             f"Name its CA in vsphere.ca_file, or its fingerprint in vsphere.thumbprint."
         )
         raise CredentialsRejected(text) from error
-    except (ConnectionRefusedError, socket.gaierror) as error:
+    except NotConnected as error:
         text = f"{what}: vCenter does not answer: {error.strerror or error}."
         raise NotSent(text) from error
     except (OSError, http.client.HTTPException, ExpatError) as error:
+        if _is_starting(error):
+            text = f"{what}: vCenter is starting: {error}."
+            raise NotSent(text) from error
         text = f"{what}: vCenter's answer was lost: {type(error).__name__}: {error}."
         lost: _Kind = OutcomeUnknown if changes else Unavailable
         raise lost(text) from error

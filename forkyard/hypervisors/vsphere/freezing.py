@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from forkyard.errors import NotReady, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim
-from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id
+from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id, read_answer
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import ParentRow
 from forkyard.hypervisors.vsphere.session import Session
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 FROZEN = "runtime.instantCloneFrozen"
 _FREEZE = "freeze-"
+_LOOK_THERE = "Look at `journalctl -u forkyard-agent` in it."
 _RPCTOOL = "/usr/bin/vmware-rpctool"
 _AGENT_PATIENCE = timedelta(seconds=10)
 """How long a guest without our agent is waited for before guest operations go on without it."""
@@ -35,23 +36,29 @@ def freeze_parent(
 
     Raises:
         NotReady: it does not run, its agent does not answer, or it is not frozen in time.
-        VerificationFailed: the agent refuses, as it says.
+        VerificationFailed: the agent refuses, or its tool failed, as it says.
     """
     if not parent.powered_on:
         text = f"{parent.name}: it does not run. Start it, and let its app become warm."
         raise NotReady(text)
     guest = make_guest(session, stream, parent.id, parent.name)
     _quiesce(guest, settings, deadline)
+    asked = f"{_FREEZE}{datetime.now(UTC).isoformat()}"
     if settings.guest_user:
         _start_program(session, settings, guest, deadline)
     else:
-        guest.send(f"{_FREEZE}{datetime.now(UTC).isoformat()}", "freeze", deadline)
+        guest.send(asked, "freeze", deadline)
     with stream.watching(guest.vm) as watch:
-        watch.wait(
-            lambda: True if watch.values(guest.vm).get(FROZEN) else None,
-            what=f"{parent.name}: freezing",
-            deadline=deadline,
-        )
+
+        def look() -> bool | None:
+            values = watch.values(guest.vm)
+            answer = guestinfo.parse_answer(read_answer(values), asked)
+            if answer is not None and answer.get("ok") is not True:
+                text = f"{parent.name}: {answer.get('error', answer)}. {_LOOK_THERE}"
+                raise VerificationFailed(text)
+            return True if values.get(FROZEN) else None
+
+        watch.wait(look, what=f"{parent.name}: freezing: vCenter does not show it as frozen", deadline=deadline)
 
 
 def frozen_at(parent: ParentRow) -> datetime:
@@ -75,7 +82,7 @@ def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> Non
         logger.warning("%s: no agent of ours answers; it is frozen without its app being quiesced", guest.name)
         return
     if answer.get("ok") is not True:
-        text = f"{guest.name}: the guest could not be quiesced: {answer.get('error', answer)}"
+        text = f"{guest.name}: the guest could not be quiesced: {answer.get('error', answer)}. {_LOOK_THERE}"
         raise VerificationFailed(text)
 
 

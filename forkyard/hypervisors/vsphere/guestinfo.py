@@ -11,14 +11,16 @@ carries out each id once, and an answer repeats its request's.
     guestinfo.forkyard.report       host    the guest's proofs, for who asks again
 
 A guest can write all of them. So the stamp counts only together with the VM's BIOS UUID, which it cannot write and
-which follows from the fork id; and a guest that calls itself identified has still no network.
+which follows from the fork id; and a guest that calls itself identified has still no network. From a child's identity
+on its annotation, which no guest can write, says the same for people, and for us where the stamp cannot be read.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from forkyard import wire
@@ -31,6 +33,12 @@ ANSWER = f"{PREFIX}answer"
 IDENTIFIED = f"{PREFIX}identified"
 REPORT = f"{PREFIX}report"
 
+# Among what people may have written around it.
+_NOTE = re.compile(
+    r"^forkyard: fork (?P<fork>\S+) of (?P<service>\S+) at (?P<address>\S+), made by request (?P<request>[^\s,]+)"
+    r"(?:, until (?P<until>\S+))?$",
+    re.MULTILINE,
+)
 _FORKS = uuid.UUID("b3c1b7a2-6f0c-4d55-8f39-2f5b1c0e7d11")
 
 
@@ -84,6 +92,25 @@ def parse_mark(text: str, bios_uuid: str) -> Mark | None:
     except (ValueError, TypeError, KeyError):
         return None
     return mark if bios_uuid.lower() == make_bios_uuid(stamp.fork_id) else None
+
+
+def render_note(stamp: Stamp, address: str) -> str:
+    """The VM's annotation: the stamp for people, and what is left of it when a guest has spoilt its own."""
+    until = f", until {stamp.expires.isoformat()}" if stamp.expires is not None else ""
+    return f"forkyard: fork {stamp.fork_id} of {stamp.service} at {address}, made by request {stamp.request_id}{until}"
+
+
+def parse_note(text: str, bios_uuid: str, created: datetime | None) -> Mark | None:
+    """What the annotation says of a VM that was *created* then; None when it is none of ours or not this VM's own."""
+    found = _NOTE.search(text)
+    if found is None or bios_uuid.lower() != make_bios_uuid(found["fork"]):
+        return None
+    try:
+        expires = datetime.fromisoformat(found["until"]) if found["until"] else None
+    except ValueError:
+        return None
+    stamp = Stamp(service=found["service"], fork_id=found["fork"], request_id=found["request"], expires=expires)
+    return Mark(stamp, parent="", address=found["address"], created=created or datetime.fromtimestamp(0, UTC))
 
 
 def render_request(request_id: str, verb: str, **fields: object) -> str:

@@ -5,12 +5,12 @@ Only the few properties that count are asked for, single values of `extraConfig`
 hundred times as much. A parent's devices are read apart and seldom.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
+from forkyard.errors import Unavailable
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -31,13 +31,15 @@ _STAMP, _IDENTIFIED = option_path(guestinfo.STAMP), option_path(guestinfo.IDENTI
 _FROZEN = "runtime.instantCloneFrozen"
 _VM_PATHS = (
     *("name", "config.uuid", "runtime.powerState", "runtime.host", _FROZEN),
-    *(_STAMP, _IDENTIFIED),
+    *(_STAMP, _IDENTIFIED, "config.annotation", "config.createDate"),
 )
 _HOST_PATHS = (
-    *("name", "runtime.connectionState", "runtime.inMaintenanceMode"),
+    *("name", "runtime.connectionState", "runtime.inMaintenanceMode", "recentTask"),
     *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
     *("summary.quickStats.overallMemoryUsage", "summary.quickStats.overallCpuUsage"),
 )
+_TASK_PATHS = ("info.descriptionId", "info.state")
+_LEAVING = "HostSystem.enterMaintenanceMode"
 _DATASTORE_PATHS = (
     *("name", "summary.capacity", "summary.freeSpace", "summary.accessible", "summary.maintenanceMode"),
     "overallStatus",
@@ -61,7 +63,7 @@ class VmRow:
     """vCenter's id of its host."""
     bios_uuid: str
     mark: Mark | None
-    """None: not a child of ours."""
+    """From its stamp, or from its annotation when the stamp cannot be read; None: not a child of ours."""
     mac: str | None
     """Known once it was identified."""
 
@@ -144,13 +146,15 @@ class InventoryReader:
                 query.PropertySpec(type=vim.VirtualMachine, pathSet=list(_VM_PATHS)),
                 query.PropertySpec(type=vim.HostSystem, pathSet=list(_HOST_PATHS)),
                 query.PropertySpec(type=vim.Datastore, pathSet=list(_DATASTORE_PATHS)),
+                query.PropertySpec(type=vim.Task, pathSet=list(_TASK_PATHS)),
             ],
             deadline,
         )
         by_kind: dict[Any, list[tuple[Managed, dict[str, Any]]]] = {}
         for ref, values in rows:
             by_kind.setdefault(type(ref), []).append((ref, values))
-        hosts = (_host_row(ref, values) for ref, values in by_kind.get(vim.HostSystem, ()))
+        leaving = {moid(ref) for ref, values in by_kind.get(vim.Task, ()) if _is_leaving(values)}
+        hosts = (_host_row(ref, values, leaving) for ref, values in by_kind.get(vim.HostSystem, ()))
         stores = (_datastore_row(ref, values) for ref, values in by_kind.get(vim.Datastore, ()))
         return Inventory(
             vms=tuple(_vm_row(ref, values) for ref, values in by_kind.get(vim.VirtualMachine, ())),
@@ -178,11 +182,11 @@ class InventoryReader:
         """The ids of all VMs with this value of one of these custom attributes."""
         query = vmodl.query.PropertyCollector
         wanted = frozenset(keys)
-        rows = self._collect([query.PropertySpec(type=vim.VirtualMachine, pathSet=["summary.customValue"])], None)
+        rows = self._collect([query.PropertySpec(type=vim.VirtualMachine, pathSet=["customValue"])], None)
         return {
             moid(ref)
             for ref, values in rows
-            for one in values.get("summary.customValue") or ()
+            for one in values.get("customValue") or ()
             if one.key in wanted and one.value == value
         }
 
@@ -199,6 +203,26 @@ class InventoryReader:
         index = self._session.content.searchIndex
         found = self._session.call(f"{name}: looking for it", lambda: index.FindChild(folder, name), deadline=deadline)
         return self.read_vm(moid(found), deadline=deadline) if found is not None else None
+
+    def find_by_kind(self, kind: Managed, name: str) -> list[Managed]:
+        """Everything of this kind and name, wherever it is."""
+        query = vmodl.query.PropertyCollector
+        content = self._session.content
+
+        def look() -> list[Managed]:
+            view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)  # noqa: FBT003 - deep
+            try:
+                members = query.TraversalSpec(name="members", path="view", skip=False, type=vim.view.ContainerView)
+                spec = query.FilterSpec(
+                    objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[members])],
+                    propSet=[query.PropertySpec(type=kind, pathSet=["name"])],
+                )
+                rows = _read_pages(content.propertyCollector, spec)
+            finally:
+                view.DestroyView()
+            return [ref for ref, values in rows if values.get("name") == name]
+
+        return self._session.call(f"looking for {name}", look)
 
     def _read_refs(
         self, refs: list[Managed], paths: Iterable[str], deadline: Deadline | None
@@ -217,7 +241,11 @@ class InventoryReader:
         query = vmodl.query.PropertyCollector
         for again in (True, False):
             view = self._view or self._make_view(deadline)
-            members = query.TraversalSpec(name="members", path="view", skip=False, type=vim.view.ContainerView)
+            # A host on its way into maintenance says so nowhere but in its task.
+            tasks = query.TraversalSpec(name="tasks", path="recentTask", skip=False, type=vim.HostSystem)
+            members = query.TraversalSpec(
+                name="members", path="view", skip=False, type=vim.view.ContainerView, selectSet=[tasks]
+            )
             spec = query.FilterSpec(
                 objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[members])],
                 propSet=wanted,
@@ -242,16 +270,24 @@ class InventoryReader:
 
     def _retrieve(self, what: str, spec: Managed, deadline: Deadline | None) -> list[tuple[Managed, dict[str, Any]]]:
         collector = self._session.content.propertyCollector
-        options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
-        rows: list[tuple[Managed, dict[str, Any]]] = []
-        page = self._session.call(what, lambda: collector.RetrievePropertiesEx([spec], options), deadline=deadline)
-        while page is not None:
-            rows += [(one.obj, {str(prop.name): prop.val for prop in one.propSet}) for one in page.objects]
-            token = page.token
-            if not token:
-                break
-            page = self._session.call(what, partial(collector.ContinueRetrievePropertiesEx, token), deadline=deadline)
-        return rows
+        # All pages are one call: a token is good for one answer in one session, so a repeat begins at the first page.
+        return self._session.call(what, lambda: _read_pages(collector, spec), deadline=deadline)
+
+
+def _read_pages(collector: Managed, spec: Managed) -> list[tuple[Managed, dict[str, Any]]]:
+    options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=PAGE)
+    rows: list[tuple[Managed, dict[str, Any]]] = []
+    page = collector.RetrievePropertiesEx([spec], options)
+    while page is not None:
+        rows += [(one.obj, {str(prop.name): prop.val for prop in one.propSet}) for one in page.objects]
+        if not page.token:
+            break
+        try:
+            page = collector.ContinueRetrievePropertiesEx(page.token)
+        except vmodl.fault.InvalidArgument as fault:
+            text = "vCenter does not know the next page any more: another thread has logged in since the last one"
+            raise Unavailable(text) from fault
+    return rows
 
 
 def _option(values: Mapping[str, Any], path: str) -> str:
@@ -261,7 +297,9 @@ def _option(values: Mapping[str, Any], path: str) -> str:
 
 def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
     bios_uuid = str(values.get("config.uuid", ""))
-    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid)
+    note, created = str(values.get("config.annotation") or ""), values.get("config.createDate")
+    # A guest may spoil its stamp; it can write neither of the other two.
+    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid) or guestinfo.parse_note(note, bios_uuid, created)
     identified = _option(values, _IDENTIFIED)
     host = values.get("runtime.host")
     return VmRow(
@@ -276,11 +314,18 @@ def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
     )
 
 
-def _host_row(ref: Managed, values: Mapping[str, Any]) -> HostRow:
+def _is_leaving(task: Mapping[str, Any]) -> bool:
+    return task.get("info.descriptionId") == _LEAVING and task.get("info.state") in {"queued", "running"}
+
+
+def _host_row(ref: Managed, values: Mapping[str, Any], leaving: Collection[str]) -> HostRow:
+    away = values.get("runtime.inMaintenanceMode") or any(
+        moid(task) in leaving for task in values.get("recentTask") or ()
+    )
     return HostRow(
         id=moid(ref),
         name=str(values.get("name", "")),
-        usable=values.get("runtime.connectionState") == "connected" and not values.get("runtime.inMaintenanceMode"),
+        usable=values.get("runtime.connectionState") == "connected" and not away,
         memory_bytes=int(values.get("summary.hardware.memorySize") or 0),
         memory_used=int(values.get("summary.quickStats.overallMemoryUsage") or 0) << 20,
         cpu_mhz=int(values.get("summary.hardware.cpuMhz") or 0) * int(values.get("summary.hardware.numCpuCores") or 0),

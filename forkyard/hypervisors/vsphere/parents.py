@@ -89,7 +89,9 @@ class ParentFinder:
             # Under the lock: of a hundred forks that begin together one asks, and the others wait for its answer.
             found = self._reader.read_parents([parent], deadline=deadline)
             if not found:
-                text = f"parent {parent}: there is no such VM."
+                text = (
+                    f"parent {parent}: there is no such VM any more. Look at `forkyard parent list`, and scale again."
+                )
                 raise NotFound(text)
             self._known[parent] = (time.monotonic(), found[0])
             return found[0]

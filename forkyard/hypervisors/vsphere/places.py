@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from forkyard.errors import NotFound
-from forkyard.hypervisors.vsphere.api import Managed, vim
-from forkyard.hypervisors.vsphere.inventory import ParentRow
+from forkyard.errors import InvalidRequest, NotFound
+from forkyard.hypervisors.vsphere.api import Managed, moid, vim
+from forkyard.hypervisors.vsphere.inventory import InventoryReader, ParentRow
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import Location
 from forkyard.settings import VsphereSettings
@@ -17,9 +17,9 @@ T = TypeVar("T")
 class Places:
     """The settings' names as vCenter's objects."""
 
-    def __init__(self, session: Session, settings: VsphereSettings) -> None:
+    def __init__(self, session: Session, reader: InventoryReader, settings: VsphereSettings) -> None:
         """Look up nothing yet."""
-        self._session, self._settings = session, settings
+        self._session, self._reader, self._settings = session, reader, settings
         self._lock = threading.Lock()
         self._found: dict[str, Managed] = {}
 
@@ -29,15 +29,14 @@ class Places:
 
         Raises:
             NotFound: vCenter has nothing of a name in the settings; the message says which key.
+            InvalidRequest: it has several.
         """
         settings = self._settings
         return Location(
             folder=self._once("folder", settings.folder, lambda: self._by_path(settings.folder, vim.Folder))
             or parent.folder,
             pool=self._once("pool", settings.pool, lambda: self._by_path(settings.pool, vim.ResourcePool)),
-            datastore=self._once(
-                "datastore", settings.datastore, lambda: self._by_name(settings.datastore, vim.Datastore)
-            ),
+            datastore=self._once("datastore", settings.datastore, lambda: self._by_name("datastore", vim.Datastore)),
             portgroup=self._once("portgroup", settings.portgroup, self._make_backing),
         )
 
@@ -48,7 +47,10 @@ class Places:
             if key not in self._found:
                 found = self._session.call(f"vsphere.{key}", look)
                 if found is None:
-                    text = f'vsphere.{key} = "{name}": vCenter has none of this name, or vsphere.user may not see it.'
+                    text = (
+                        f'vsphere.{key} = "{name}": vCenter has none of this name, or vsphere.user may not see it. '
+                        f"Mend it in forkyard.toml, or let the user see it."
+                    )
                     raise NotFound(text)
                 self._found[key] = found
             return self._found[key]
@@ -57,16 +59,22 @@ class Places:
         found = self._session.content.searchIndex.FindByInventoryPath(path.strip("/"))
         return found if isinstance(found, kind) else None
 
-    def _by_name(self, name: str, kind: Managed) -> Managed:
-        content = self._session.content
-        view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)  # noqa: FBT003 - deep
-        try:
-            return next((one for one in view.view if one.name == name), None)
-        finally:
-            view.DestroyView()
+    def _by_name(self, key: str, kind: Managed) -> Managed:
+        name = str(getattr(self._settings, key))
+        if name.startswith("/"):
+            return self._by_path(name, kind)
+        found = self._reader.find_by_kind(kind, name)
+        if len(found) > 1:
+            folder = "network" if kind is vim.Network else "datastore"
+            text = (
+                f'vsphere.{key} = "{name}": vCenter has {len(found)} of this name ({", ".join(map(moid, found))}). '
+                f"Give the inventory path of the right one, such as /DATACENTER/{folder}/{name}."
+            )
+            raise InvalidRequest(text)
+        return found[0] if found else None
 
     def _make_backing(self) -> Managed:
-        network = self._by_name(self._settings.portgroup, vim.Network)
+        network = self._by_name("portgroup", vim.Network)
         if network is None:
             return None
         card = vim.vm.device.VirtualEthernetCard

@@ -1,7 +1,7 @@
 """
 How much room there is for children, per parent. Pure.
 
-What a parent has for itself (its host's memory, its disk's chain) bounds it alone; what all share (a datastore's
+What a parent has for itself (its disk's chain) bounds it alone; what several share (a host's memory, a datastore's
 room, the addresses) is dealt out evenly, so that the sum of all rooms is never more than there is.
 """
 
@@ -35,7 +35,7 @@ def make_placements(
     """A placement for each parent that can be forked now, the roomiest first; those without room at the end."""
     usable = [parent for parent in parents if _can_fork(parent, inventory, settings)]
     stores = {parent.id: choose_datastore(parent, inventory.datastores, settings) for parent in usable}
-    rooms = _deal_out(usable, stores, settings, addresses)
+    rooms = _deal_out(usable, stores, inventory, settings, addresses)
     found = [
         Placement(
             parent=VmId(parent.id),
@@ -47,7 +47,7 @@ def make_placements(
             at_once=settings.forks_per_parent,
         )
         for parent in usable
-        for room in [min([room_of_host(parent, inventory, settings), *rooms[parent.id]], key=lambda one: one.number)]
+        for room in [min(rooms[parent.id], key=lambda one: one.number)]
     ]
     return sorted(found, key=lambda place: (-place.room, place.host))
 
@@ -57,25 +57,26 @@ def choose_datastore(
 ) -> DatastoreRow | None:
     """Where the parent's children go: the datastore of the settings, or the parent's own; None: unknown."""
     if settings.datastore:
-        return next((store for store in datastores.values() if store.name == settings.datastore), None)
+        name = settings.datastore.rpartition("/")[2]
+        return next((store for store in datastores.values() if store.name == name), None)
     return next((datastores[store] for store in parent.datastores if store in datastores), None)
 
 
-def room_of_host(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> Room:
-    """Children that the parent's host and disk still take."""
-    host = inventory.hosts[parent.host or ""]
+def _own_rooms(parent: ParentRow, host: HostRow) -> list[Room]:
+    """What bounds this parent and no other."""
+    rooms: list[Room] = []
     if host.cpu_mhz and host.cpu_used >= _BUSY * host.cpu_mhz:
-        return Room(0, "cpu")
-    rooms = [_memory_room(parent, host, settings)]
+        rooms.append(Room(0, "cpu"))
     if not parent.frozen:
         rooms.append(Room(max(0, MOST_LEVELS - _SPARE_LEVELS - parent.disk_levels), "disk chain of a running parent"))
-    return min(rooms, key=lambda room: room.number)
+    return rooms
 
 
-def _memory_room(parent: ParentRow, host: HostRow, settings: VsphereSettings) -> Room:
+def _count_in_memory(parents: Iterable[ParentRow], host: HostRow, settings: VsphereSettings) -> int:
+    """Children that the host's memory still takes, each as large as one of the largest of its parents."""
     free = host.memory_bytes * (1 - settings.memory_reserve) - host.memory_used
-    each = parent.memory_bytes * settings.memory_share
-    return Room(max(0, int(free / each)) if each else _PLENTY, "memory")
+    each = max(parent.memory_bytes for parent in parents) * settings.memory_share
+    return max(0, int(free / each)) if each else _PLENTY
 
 
 def _can_fork(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> bool:
@@ -85,19 +86,23 @@ def _can_fork(parent: ParentRow, inventory: Inventory, settings: VsphereSettings
 
 
 def _deal_out(
-    parents: Iterable[ParentRow],
+    parents: Sequence[ParentRow],
     stores: Mapping[str, DatastoreRow | None],
+    inventory: Inventory,
     settings: VsphereSettings,
     addresses: int,
 ) -> dict[str, list[Room]]:
     everybody = [parent.id for parent in parents]
-    rooms: dict[str, list[Room]] = {parent: [] for parent in everybody}
+    rooms = {parent.id: _own_rooms(parent, inventory.hosts[parent.host or ""]) for parent in parents}
+    for host in {parent.host or "": inventory.hosts[parent.host or ""] for parent in parents}.values():
+        users = [parent for parent in parents if parent.host == host.id]
+        _share(rooms, [parent.id for parent in users], _count_in_memory(users, host, settings), "memory")
     _share(rooms, everybody, addresses, "addresses")
     for store in {store.id: store for store in stores.values() if store is not None}.values():
-        users = [parent for parent in everybody if (own := stores[parent]) is not None and own.id == store.id]
+        there = [parent for parent in everybody if (own := stores[parent]) is not None and own.id == store.id]
         free = store.free - store.capacity * settings.datastore_reserve
         fit = int(free / settings.child_disk) if settings.child_disk else _PLENTY
-        _share(rooms, users, max(0, fit) if store.usable else 0, "datastore")
+        _share(rooms, there, max(0, fit) if store.usable else 0, "datastore")
     return rooms
 
 

@@ -2,22 +2,24 @@
 One session at vCenter: logged in when it is first needed, and again whenever vCenter has forgotten it.
 
 Every call goes through `Session.call`, which translates faults, counts calls, and repeats exactly what was certainly
-not carried out: a call that nobody took, and one that was refused because the session was gone.
+not carried out: a call that nobody took, and one that was refused because the session was gone. After an answer that
+was lost nothing more is sent until vCenter was asked whether it is there and still knows us: one thread asks for all.
 """
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from forkyard.errors import NotReady, TransientError, Unavailable, Unsupported
+from forkyard.errors import CredentialsRejected, ForkyardError, NotReady, TransientError, Unavailable, Unsupported
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.connection import FIRST_VERSION, choose_version, make_context, make_stub
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.faults import NotSent, SessionLost, translated
+from forkyard.hypervisors.vsphere.faults import NotSent, SessionLost, translated, was_answered
 from forkyard.settings import VsphereSettings, read_password
 from forkyard.waiting import wait_for
 
@@ -29,6 +31,10 @@ PATIENCE = timedelta(seconds=30)
 """How long a call without a deadline of its own waits for a vCenter that is being restarted."""
 CALL_TIMEOUT = 20.0
 """Seconds without a byte of an answer; all calls but the update stream's answer at once."""
+REFUSED_FOR = 30.0
+"""Seconds for which a refused login is believed: a vCenter that is asked too often locks the account."""
+AWAY_FOR = 0.5
+"""Seconds for which a vCenter that did not answer one thread is away for all of them."""
 STREAM_WAIT = 20
 """Seconds after which vCenter answers the update stream although nothing has changed."""
 
@@ -53,8 +59,16 @@ class Session:
         self._content: Managed = None
         self._logins = 0
         self._valid = False
+        self._doubted = False
+        self._failure: ForkyardError | None = None
+        self._failed_until = 0.0
         self.calls: Counter[str] = Counter()
         """How often each of vCenter's methods was called; for who measures."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether vCenter refused the last login, and nobody has logged in since."""
+        return isinstance(self._failure, CredentialsRejected)
 
     @property
     def content(self) -> Managed:
@@ -120,7 +134,7 @@ class Session:
 
     def _call_once(self, what: str, act: Callable[[], T], *, changes: bool) -> T:
         for last in (False, True):
-            seen = self._log_in()
+            seen = self._enter()
             try:
                 with translated(what, changes=changes):
                     return act()
@@ -130,25 +144,59 @@ class Session:
                     self._valid = self._valid and self._logins != seen
                 if last:
                     raise
+            except TransientError as error:
+                if not was_answered(error):
+                    with self._lock:
+                        self._doubted = self._doubted or self._logins == seen
+                raise
         raise AssertionError  # the second turn returns or raises
 
-    def _log_in(self) -> int:
+    def _enter(self) -> int:
+        """See to it that we are logged in, by one thread at a time; raises NotSent while vCenter is away."""
         with self._lock:
-            if self._valid:
+            if self._valid and not self._doubted:
                 return self._logins
-            what = f"{self._settings.user} at {self._settings.url}"
-            with translated(what, changes=False):
-                stub = self._stub or self._connect()
-                stub.cookie = ""
-                self._content.sessionManager.Login(self._settings.user, read_password(self._settings), None)
-            if self._content.about.apiType != "VirtualCenter":
-                text = f"{self._settings.url} is an ESXi host. Instant Clone works through a vCenter: name that."
-                raise Unsupported(text)
-            if self._logins:
-                logger.info("%s: the session was lost; logged in again", what)
-            self._logins += 1
-            self._valid = True
+            if self._failure is not None and time.monotonic() < self._failed_until:
+                raise type(self._failure)(str(self._failure)) from self._failure
+            try:
+                if not (self._valid and self._is_known()):
+                    self._log_in()
+            except CredentialsRejected as error:
+                self._valid = False
+                self._note(error, REFUSED_FOR)
+                raise
+            except TransientError as error:
+                # Whatever the call was to do, it was not sent.
+                away = NotSent(str(error))
+                self._note(away, AWAY_FOR)
+                raise away from error
+            self._doubted, self._failure = False, None
             return self._logins
+
+    def _note(self, failure: ForkyardError, seconds: float) -> None:
+        self._failure, self._failed_until = failure, time.monotonic() + seconds
+
+    def _is_known(self) -> bool:
+        try:
+            with translated(f"looking whether {self._settings.url} is there", changes=False):
+                return self._content.sessionManager.currentSession is not None
+        except SessionLost:
+            return False
+
+    def _log_in(self) -> None:
+        self._valid = False
+        what = f"{self._settings.user} at {self._settings.url}"
+        with translated(what, changes=False):
+            stub = self._stub or self._connect()
+            stub.cookie = ""
+            self._content.sessionManager.Login(self._settings.user, read_password(self._settings), None)
+        if self._content.about.apiType != "VirtualCenter":
+            text = f"{self._settings.url} is an ESXi host. Instant Clone works through a vCenter: name that."
+            raise Unsupported(text)
+        if self._logins:
+            logger.info("%s: the session was lost; logged in again", what)
+        self._logins += 1
+        self._valid = True
 
     def _connect(self) -> Any:  # noqa: ANN401 - pyVmomi's stub
         context = make_context(self._settings)

@@ -52,7 +52,10 @@ def make_clone_spec(
     name: str, bios_uuid: str, values: Mapping[str, str], adapters: Iterable[Managed], location: Location
 ) -> Managed:
     """An Instant Clone that starts without network and carries *values* from its first moment."""
-    changes = [_edit(adapter, _CONNECT(**_DISCONNECTED), location.portgroup) for adapter in adapters]
+    changes = [
+        _edit(adapter, _CONNECT(**_DISCONNECTED), location.portgroup or _backing_like(adapter.backing))
+        for adapter in adapters
+    ]
     place = vim.vm.RelocateSpec(
         folder=location.folder, pool=location.pool, datastore=location.datastore, deviceChange=changes
     )
@@ -100,7 +103,16 @@ _DISCONNECTED = {
 }
 
 
-def _edit(adapter: Managed, connect: Managed, portgroup: Managed = None) -> Managed:
-    # Only what is changed, and the key: an unset field stays as it is, above all the MAC, which is the child's own.
-    device = type(adapter)(key=adapter.key, backing=portgroup or adapter.backing, connectable=connect)
+def _backing_like(backing: Managed) -> Managed:
+    """The same network. On a distributed switch without the port: the parent stands in that one."""
+    if not isinstance(backing, vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo):
+        return backing
+    port = vim.dvs.PortConnection(portgroupKey=backing.port.portgroupKey, switchUuid=backing.port.switchUuid)
+    return type(backing)(port=port)
+
+
+def _edit(adapter: Managed, connect: Managed, backing: Managed = None) -> Managed:
+    # Only what is changed, and the key: an unset field stays as it is, above all the MAC, which is the child's own,
+    # and after the fork the network, which need not be the parent's.
+    device = type(adapter)(key=adapter.key, backing=backing, connectable=connect)
     return vim.vm.device.VirtualDeviceSpec(operation="edit", device=device)

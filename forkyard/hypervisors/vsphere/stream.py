@@ -13,7 +13,14 @@ from contextlib import contextmanager, suppress
 from threading import Condition, Event, Lock, Thread
 from typing import Any, TypeVar
 
-from forkyard.errors import ForkyardError, NotReady, OutcomeUnknown, TransientError
+from forkyard.errors import (
+    CredentialsRejected,
+    ForkyardError,
+    NotReady,
+    OutcomeUnknown,
+    PermanentError,
+    TransientError,
+)
 from forkyard.hypervisors.vsphere.api import Managed, key_of, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.faults import SessionLost, translate_fault, translated
@@ -24,12 +31,15 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 TASK_PATHS = ("info.state", "info.result", "info.error")
+_LOOK_THERE = "Look at the VM's tasks in vCenter."
 _LOOK = 0.5
 """Seconds between two looks at the end of the stream while somebody waits."""
 _GATHER = 0.02
 """Seconds in which what is to be watched gathers for one change of the list."""
 _PAUSE = 0.5
 """Seconds until the next try after vCenter went away."""
+_REFUSED_PAUSE = 5.0
+"""Seconds until the next try after vCenter refused us; no try before somebody else's login succeeded."""
 
 Values = Mapping[str, Any]
 
@@ -58,13 +68,14 @@ class Watch:
         """The objects' names in the stream."""
         return tuple(self._values)
 
-    def wait(self, look: Callable[[], T | None], *, what: str, deadline: Deadline) -> T:
+    def wait(self, look: Callable[[], T | None], *, what: str, deadline: Deadline, advice: str = _LOOK_THERE) -> T:
         """
-        Wait until *look* finds something in the values.
+        Wait until *look* finds something in the values; *advice* is what to do when it does not.
 
         Raises:
             NotReady: the deadline passed first.
-            OutcomeUnknown: vCenter went away while a task was watched.
+            OutcomeUnknown: vCenter went away, or refused us, while a task was watched.
+            CredentialsRejected: it refused us while none was.
         """
         with self._changed:
             while True:
@@ -73,9 +84,10 @@ class Watch:
                     return found
                 if self._error is not None:
                     text = f"{what}: {self._error}"
-                    raise OutcomeUnknown(text) from self._error
+                    kind = OutcomeUnknown if self._has_task() else type(self._error)
+                    raise kind(text) from self._error
                 if deadline.passed:
-                    text = f"{what}: not within its time"
+                    text = f"{what}: not within its time. {advice}"
                     raise NotReady(text)
                 self._changed.wait(min(_LOOK, deadline.left.total_seconds()))
 
@@ -113,11 +125,14 @@ class Watch:
                 self._changed.notify_all()
 
     def fail(self, error: ForkyardError) -> None:
-        """End the wait if a task is watched; for the stream."""
+        """End the wait if a task is watched, or if no waiting helps; for the stream."""
         with self._changed:
-            if any(key.startswith("Task:") for key in self._values):
+            if self._has_task() or isinstance(error, PermanentError):
                 self._error = error
                 self._changed.notify_all()
+
+    def _has_task(self) -> bool:
+        return any(key.startswith("Task:") for key in self._values)
 
 
 class UpdateStream:
@@ -135,6 +150,7 @@ class UpdateStream:
         self._latest: dict[str, dict[str, Any]] = {}
         self._view: Managed = None
         self._collector: Managed = None
+        self._refusal: CredentialsRejected | None = None
         self._stop = Event()
         self._news = Event()
         self._threads: list[Thread] = []
@@ -161,10 +177,13 @@ class UpdateStream:
                 self._wanted.add(key)
                 # Listed still for somebody else, or for a watch that has just ended: vCenter tells its changes only.
                 known[key] = dict(self._latest.get(key, ()))
+            refusal = self._refusal
             if not self._threads and not self._stop.is_set():
                 self._start()
         for key, values in known.items():
             watch.tell(key, values)
+        if refusal is not None:
+            watch.fail(refusal)
         self._news.set()
 
     def close(self) -> None:
@@ -201,24 +220,33 @@ class UpdateStream:
 
     def _read(self) -> None:
         while not self._stop.is_set():
+            refused = False
             try:
                 self._read_until_lost()
             except SessionLost as error:
                 # The tasks go on without us; one that is not known to the next stream is told by the other thread.
                 logger.info("the update stream's session was lost, it is opened again: %s", error)
             except TransientError as error:
-                self._end_tasks(error)
+                self._end_watches(error)
                 logger.info("the update stream broke and is opened again: %s", error)
+            except CredentialsRejected as error:
+                with self._lock:
+                    self._refusal = error
+                self._end_watches(error)
+                logger.warning("the update stream ended, and is opened again once vCenter lets us in: %s", error)
+                refused = True
             except Exception as error:
                 # Whoever waits must not wait for a thread that is dead.
-                self._end_tasks(OutcomeUnknown(f"the update stream broke: {error}"))
+                self._end_watches(OutcomeUnknown(f"the update stream broke: {error}"))
                 logger.exception("the update stream broke and is opened again")
             finally:
                 with self._lock:
                     self._view = self._collector = None
                     self._listed = set()
                     self._latest.clear()
-            self._stop.wait(_PAUSE)
+            self._stop.wait(_REFUSED_PAUSE if refused else _PAUSE)
+            while refused and self._session.refused and not self._stop.wait(_PAUSE):
+                pass
 
     def _read_until_lost(self) -> None:
         # By a call that logs in anew: when the session was lost, nobody else may have noticed yet.
@@ -226,6 +254,7 @@ class UpdateStream:
         slow = vmodl.query.PropertyCollector(collector._moId, self._session.slow_stub())  # noqa: SLF001 - no public word
         with self._lock:
             self._collector, self._view = collector, view
+            self._refusal = None
         self._news.set()
         version = ""
         options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=STREAM_WAIT)
@@ -269,7 +298,7 @@ class UpdateStream:
         for watch in watches:
             watch.tell(key, changes)
 
-    def _end_tasks(self, error: ForkyardError) -> None:
+    def _end_watches(self, error: ForkyardError) -> None:
         with self._lock:
             watches = {id(watch): watch for some in self._watches.values() for watch in some}
         for watch in watches.values():

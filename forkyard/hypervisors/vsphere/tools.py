@@ -1,24 +1,25 @@
 """
 Give a child its identity by vSphere's own guest customization, for a parent that has no agent of ours.
 
-`CustomizeGuest_Task` changes the host name and the address while the cable is out, then the cable is connected and
-`StartGuestNetwork_Task` brings the network up. What VMware's tools then tell of the guest is compared with what was
-asked. They tell of three points; the others are in nobody's sight, and the report says so.
+`CustomizeGuest_Task` changes the host name and the address while the cable is out. Once VMware's tools tell the name
+and the MAC that were asked for the cable is connected, and `StartGuestNetwork_Task` brings the network up; then the
+address is compared too. They tell of three points; the others are in nobody's sight, and the report says so.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from forkyard import wire
-from forkyard.errors import ForkyardError, Unsupported, VerificationFailed
+from forkyard.errors import ForkyardError, NotReady, Unsupported, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed
 from forkyard.hypervisors.vsphere.customizing import Guest, make_login
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.removing import carry_out
 from forkyard.hypervisors.vsphere.specs import make_change, make_customization
+from forkyard.hypervisors.vsphere.stream import Values
 from forkyard.settings import VsphereSettings
 from forkyard.wire import Identity, IdentityReport, PointReport
 
@@ -35,30 +36,33 @@ class GuestTools:
     settings: VsphereSettings
 
     def identify(
-        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], deadline: Deadline
+        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], note: str, deadline: Deadline
     ) -> IdentityReport:
         """
-        Have the guest customized, connect it, and compare what its tools say.
+        Have the guest customized, connect it, and compare what its tools say; *note* becomes the VM's annotation.
 
         Raises:
-            VerificationFailed: the guest could not be customized, or is not what was asked; it is disconnected.
+            VerificationFailed: the guest could not be customized, or is not what was asked; the message says whether
+                it is disconnected.
             Unsupported: the vCenter is older than vSphere 7.
-            NotReady: the tools did not say it in time.
+            NotReady: its tools do not run.
         """
         begun = time.monotonic()
         session, name = self.guest.session, self.guest.name
         manager = session.content.guestCustomizationManager
         if manager is None:
-            text = f"{name}: this vCenter has no guest customization of running VMs: that came with vSphere 7."
+            text = f"{name}: this vCenter has no guest customization of running VMs: that came with vSphere 7. "
+            text += 'Install the agent in the parents, and set vsphere.customize = "agent".'
             raise Unsupported(text)
         login, vm = make_login(self.settings), self.guest.vm
         spec = make_customization(identity)
-        self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
         try:
-            plugged = make_change({}, adapters=adapters, connected=True)
+            self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
+            self._compare(lambda told: _find_stranger(told, identity), deadline)
+            plugged = make_change({}, adapters=adapters, connected=True, annotation=note)
             self._carry_out("connecting", lambda: vm.ReconfigVM_Task(plugged), deadline)
             self._carry_out("starting the network", lambda: manager.StartGuestNetwork_Task(vm, login), deadline)
-            self._compare(identity, deadline)
+            self._compare(lambda told: _find_differences(told, identity), deadline)
             report = _make_report(identity, time.monotonic() - begun)
             proof = make_change(
                 {
@@ -67,37 +71,55 @@ class GuestTools:
                 }
             )
             self._carry_out("recording the proof", lambda: vm.ReconfigVM_Task(proof), deadline)
-        except ForkyardError:
-            self.guest.cut_off(adapters)
-            raise
+        except ForkyardError as error:
+            # Whatever failed: an earlier attempt may have connected it.
+            text = f"{error} {self.guest.cut_off(adapters)}"
+            raise type(error)(text) from error
         return report
 
     def _carry_out(self, what: str, act: Managed, deadline: Deadline) -> None:
         carry_out(self.guest.session, self.guest.stream, f"{self.guest.name}: {what}", act, deadline)
 
-    def _compare(self, identity: Identity, deadline: Deadline) -> None:
+    def _compare(self, find: Callable[[Values], list[str]], deadline: Deadline) -> None:
         with self.guest.stream.watching(self.guest.vm) as watch:
             wrong: list[str] = []
 
             def look() -> bool | None:
-                wrong[:] = _find_differences(watch.values(self.guest.vm), identity)
+                wrong[:] = find(watch.values(self.guest.vm))
                 return None if wrong else True
 
             try:
                 watch.wait(look, what=f"{self.guest.name}: its tools", deadline=deadline)
-            except ForkyardError as error:
-                text = f"{self.guest.name}: after its customization {'; '.join(wrong)}. Its network is taken away."
+            except NotReady as error:
+                text = f"{self.guest.name}: after its customization {'; '.join(wrong)}. Destroy it and fork another."
                 raise VerificationFailed(text) from error
 
 
-def _find_differences(values: Mapping[str, object], identity: Identity) -> list[str]:
-    """What the tools tell that is not as asked; all that they do not tell yet."""
-    wrong: list[str] = []
+def _find_stranger(values: Values, identity: Identity) -> list[str]:
+    """What speaks against connecting the guest: another host name, or cards of which none has its MAC."""
+    wrong = _find_name(values, identity)
+    # With the cable out not every version of the tools tells of the card.
+    if _listed(values.get(NETWORK)) and not _find_cards(values, identity):
+        wrong.append(f"no adapter has the MAC {identity.mac}")
+    return wrong
+
+
+def _find_name(values: Values, identity: Identity) -> list[str]:
     host_name = str(values.get(HOST_NAME) or "")
-    if host_name.partition(".")[0] != identity.name:
-        wrong.append(f"hostname is {host_name or 'not told'}, not {identity.name}")
+    if host_name.partition(".")[0] == identity.name:
+        return []
+    return [f"hostname is {host_name or 'not told'}, not {identity.name}"]
+
+
+def _find_cards(values: Values, identity: Identity) -> list[Managed]:
+    return [card for card in _listed(values.get(NETWORK)) if str(card.macAddress).lower() == identity.mac]
+
+
+def _find_differences(values: Values, identity: Identity) -> list[str]:
+    """What the tools tell that is not as asked; all that they do not tell yet."""
+    wrong = _find_name(values, identity)
     address = identity.address.partition("/")[0]
-    cards = [card for card in _listed(values.get(NETWORK)) if str(card.macAddress).lower() == identity.mac]
+    cards = _find_cards(values, identity)
     if not cards:
         wrong.append(f"no adapter with the MAC {identity.mac} is told of")
     found = sorted(str(one) for card in cards for one in card.ipAddress or ())
