@@ -39,9 +39,14 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def is_slack_id(who: str) -> bool:
+    """Whether that is a person in Slack, and neither one at the command line nor the calendar."""
+    return _BY_SLACK.fullmatch(who) is not None
+
+
 def mention(who: str) -> str:
     """Name whoever asked or decided: a person in Slack, at the command line, or the calendar."""
-    if _BY_SLACK.fullmatch(who):
+    if is_slack_id(who):
         return f"<@{who}>"
     name = who.removeprefix("local:")
     return f"{clean(name)} (command line)" if name != who else clean(who) or "somebody"

@@ -27,7 +27,6 @@ _NOT_US = frozenset(
         "invalid_auth",
         "not_authed",
         "account_inactive",
-        "missing_scope",
         "org_login_required",
     }
 )
@@ -39,6 +38,10 @@ class ChannelGone(NotFound):
 
 class MessageGone(NotFound):
     """The message was deleted: it must be posted anew."""
+
+
+class ScopeMissing(PermanentError):
+    """The app may not do this one thing: all that needs another scope goes on."""
 
 
 class Limited(Unavailable):
@@ -62,7 +65,8 @@ def call(what: str, function: Callable[..., T], **arguments: Any) -> T:  # noqa:
     Raises:
         Limited, Unavailable: Slack is busy or away; the same call may succeed later.
         ChannelGone, MessageGone: there is nothing to write to.
-        CredentialsRejected: a token was revoked, or a scope is missing; the message names it.
+        CredentialsRejected: a token was revoked.
+        ScopeMissing: the app was not given a scope; the message names it.
         PermanentError: Slack refuses the call itself.
     """
     try:
@@ -89,7 +93,13 @@ def _translate(what: str, error: SlackApiError) -> Exception:
         return ChannelGone(f"{text}. Invite the bot to the channel, or name another one in chatops.channels.")
     if code in _NO_MESSAGE:
         return MessageGone(text)
-    if code in _NOT_US:
+    return _translate_refusal(text, code, response)
+
+
+def _translate_refusal(text: str, code: str, response: Any) -> Exception:  # noqa: ANN401 - the library's own
+    if code == "missing_scope":
         needed = f" ({response.get('needed')})" if response.get("needed") else ""
-        return CredentialsRejected(f"{text}{needed}. See docs/slack.md for tokens and scopes.")
+        return ScopeMissing(f"{text}{needed}. Add it under OAuth & Permissions and install the app again.")
+    if code in _NOT_US:
+        return CredentialsRejected(f"{text}. See docs/slack.md for tokens.")
     return PermanentError(f"{text} {response.get('errors') or ''}".strip())
