@@ -147,7 +147,7 @@ def _places(plan: PlanRecord) -> list[str]:
 
 
 def _whose(request: Request) -> str:
-    sent_back = f"*Sent back:* {clean(request.error)}.\n" if request.error else ""
+    sent_back = f"*Sent back:* {b.clean_naming(request.error)}.\n" if request.error else ""
     if request.need is Need.REQUESTER:
         return f"{sent_back}{mention(request.requested_by)} can confirm it: {clean(request.need_why)}."
     return f"{sent_back}*Needs another person's approval*: {clean(request.need_why)}."

@@ -7,7 +7,7 @@ from bot.answers import ServiceSight
 from forkyard.errors import ForkyardError
 from forkyard.model import Fleet
 from forkyard.phases import observe_fleet
-from forkyard.requests import Request, State
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.audit import Logged
 from forkyard.requests.looking import Open
 from forkyard.requests.store import Store
@@ -15,6 +15,8 @@ from forkyard.settings import Settings
 
 DAY = timedelta(hours=24)
 _LINES = 20
+_LOOKED_AT = 1000
+"""Lines of the log among which the last ones for a person are looked for."""
 
 
 class Sights:
@@ -58,7 +60,8 @@ class Sights:
         found = self._store.list_requests(states=[State.SCHEDULED, State.AWAITING], service=service)
         return [request for request in found if request.start_at is not None]
 
-    def read_log(self, about: str | None, since: timedelta | None) -> list[Logged]:
-        """The log's last lines about a service, a request or a person."""
+    def read_log(self, about: str | None, since: timedelta | None, sees: Callable[[Entry], bool]) -> list[Logged]:
+        """The log's last lines about a service, a request or a person, of those that *sees* lets through."""
         start = datetime.now(UTC) - since if since is not None else None
-        return self._store.read_log(about=about, since=start, limit=_LINES)
+        found = self._store.read_log(about=about, since=start, limit=_LOOKED_AT)
+        return [logged for logged in found if sees(logged.entry)][-_LINES:]

@@ -1,6 +1,6 @@
 """Slack's Web API with its refusals translated, once, into errors that say whether the same call may be made again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, TypeVar
@@ -79,14 +79,18 @@ def call(what: str, function: Callable[..., T], **arguments: Any) -> T:  # noqa:
         raise Unavailable(text) from error
 
 
+def read_wait(headers: Mapping[str, str]) -> float:
+    """For how many seconds a 429 wants to be left alone."""
+    return float(headers.get("Retry-After", headers.get("retry-after", DEFAULT_WAIT)))
+
+
 def _translate(what: str, error: SlackApiError) -> Exception:
     response = error.response
     status = int(getattr(response, "status_code", HTTPStatus.OK))
     code = str(response.get("error", "") or "")
     text = f"Slack refuses {what}: {code or status}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or code == "ratelimited":
-        headers = getattr(response, "headers", {})
-        return Limited(text, float(headers.get("Retry-After", headers.get("retry-after", DEFAULT_WAIT))))
+        return Limited(text, read_wait(getattr(response, "headers", {})))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in {"internal_error", "service_unavailable", "fatal_error"}:
         return Unavailable(text)
     if code in _GONE:

@@ -62,6 +62,8 @@ def test_what_is_forged_old_or_malformed_gets_401_and_does_nothing(web: Stage, t
     for malformed in ("", "soon", "1e9", "-5", "9" * 40, f"{now}.5"):
         assert send(web, at=malformed) == 401
     assert web.store.list_requests() == []
+    (entry,) = [logged.entry for logged in web.store.read_log() if logged.entry.action == "request"]
+    assert (entry.who, entry.decision) == ("somebody", "refused")
     assert send(web, at=now) == 200
     assert send(web, at=now) == 200
     web.until_row("awaiting approval")
