@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Event
 from time import monotonic
@@ -19,6 +19,7 @@ from slack_sdk import WebClient
 
 from bot.blocks import is_slack_id
 from bot.finale import Finale
+from bot.leases import Leases
 from bot.memory import Memory, Shown
 from bot.messages import Message, Sight, block_of, render_request, stamp
 from bot.pace import Pace, Weight
@@ -28,6 +29,7 @@ from bot.slack_api import ChannelGone, Limited, MessageGone, call
 from bot.stages import read_stages
 from flows.runs import Progress
 from forkyard.errors import CredentialsRejected, ForkyardError, PermanentError, TransientError
+from forkyard.model import Phase
 from forkyard.requests import OPEN, Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
@@ -55,7 +57,7 @@ _RUNS = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
 class Board:
     """What Slack shows of the requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that it ties together
         self,
         settings: Callable[[], Settings],
         desk: Desk,
@@ -66,6 +68,7 @@ class Board:
         plan: Callable[[Request], None],
         woken: Event,
         calendar: Callable[[], None],
+        leases: Leases,
     ) -> None:
         """Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere."""
         self._settings, self._desk, self._store, self._memory = settings, desk, desk.store, memory
@@ -73,10 +76,10 @@ class Board:
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._calendar = calendar
+        self._calendar, self._leases = calendar, leases
         self._swept = self._scheduled = -EVERY
         self._planned: dict[str, float] = {}
-        self._phases: dict[str, object] = {}
+        self._phases: dict[str, _Phase] = {}
         self._recovering = True
 
     def stop(self) -> None:
@@ -146,6 +149,7 @@ class Board:
             run_url=self._runner.url(row),
             kept=shown is not None and shown.kept,
             trouble=self._runner.trouble if row.state in _RUNS else "",
+            waits_for=self._leases.waits_for(row, progress),
         )
 
     def _plan_if_due(self, row: Request) -> None:
@@ -209,7 +213,11 @@ class Board:
     def _weigh(self, sight: Sight) -> Weight:
         if not sight.request.open:
             return Weight.END
-        return Weight.NUMBER if self._phases.get(sight.request.id) == _phase(sight) else Weight.PHASE
+        before, now = self._phases.get(sight.request.id), _phase(sight)
+        if before == now:
+            return Weight.NUMBER
+        begun = before is not None and before.state is State.APPROVED and now.state is State.RUNNING
+        return Weight.BEGIN if begun and not now.stages else Weight.PHASE
 
     def _post(self, sight: Sight, message: Message, shown: Shown | None) -> Shown:
         """Post the message, marked beforehand; one that a killed bot has posted is found instead."""
@@ -286,7 +294,17 @@ def find_message(client: WebClient, channel: str, request_id: str) -> str:
     return ""
 
 
-def _phase(sight: Sight) -> object:
+@dataclass(frozen=True, slots=True)
+class _Phase:
     """What makes an edit urgent when it changes: the state, and which stages are begun or done."""
+
+    state: State
+    plan_hash: str
+    stages: tuple[tuple[Phase, bool, bool], ...]
+    kept: bool
+    troubled: bool
+
+
+def _phase(sight: Sight) -> _Phase:
     stages = tuple((s.phase, s.complete, s.done > 0) for s in read_stages(sight.progress))
-    return sight.request.state, sight.request.plan_hash, stages, sight.kept, bool(sight.trouble)
+    return _Phase(sight.request.state, sight.request.plan_hash, stages, sight.kept, bool(sight.trouble))

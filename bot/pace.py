@@ -2,7 +2,7 @@
 How often messages are edited: one budget over all of them, and within it what matters most.
 
 Slack lets a bot edit 50 times a minute at the least. The end of a run may use all of our budget, a change of phase most
-of it, a mere number only what is left; so an end is never kept waiting by numbers.
+of it, a mere number or begin only what is left; so an end is never kept waiting by numbers.
 """
 
 from collections import deque
@@ -28,6 +28,8 @@ class Weight(IntEnum):
     END = 0
     PHASE = 10
     NUMBER = 18
+    BEGIN = 25
+    """That an approved run has begun, and nothing more: many at once leave room for their first stages."""
 
 
 class Pace:

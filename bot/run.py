@@ -21,6 +21,7 @@ from bot.board import Board
 from bot.checks import Secrets
 from bot.clerk import Clerk
 from bot.inbox import open_inbox
+from bot.leases import Leases
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
@@ -80,12 +81,13 @@ def running_bot(
             woken.set()
 
         workers = Workers(stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker")), replies)
+        sights = Sights(load, store, opening)
         clerk = Clerk(
             load,
             desk,
             directory,
             runner,
-            Sights(load, store, opening),
+            sights,
             memory,
             replies,
             look=look,
@@ -102,6 +104,7 @@ def running_bot(
             plan=lambda request: workers.submit(clerk.plan, request),
             woken=woken,
             calendar=lambda: workers.submit(schedule.look),
+            leases=Leases(sights.find_holder, workers.submit),
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from bot.answers import ServiceSight
 from forkyard.errors import ForkyardError
-from forkyard.model import Fleet
+from forkyard.model import Fleet, LeaseHolder
 from forkyard.phases import observe_fleet
 from forkyard.requests import Entry, Request, State
 from forkyard.requests.audit import Logged
@@ -54,6 +54,11 @@ class Sights:
                 return observe_fleet(world), "", held
         except ForkyardError as error:
             return None, str(error), ""
+
+    def find_holder(self, service: str) -> LeaseHolder | None:
+        """Who holds the service's lease; raises ForkyardError when that cannot be asked."""
+        with self._opening(self._load(), service) as world:
+            return world.registry.holder(service)
 
     def list_scheduled(self, service: str | None) -> list[Request]:
         """What is going to happen by itself, and what would once it is approved."""

@@ -16,6 +16,7 @@ from bot.answers import (
     render_status,
     render_whoami,
 )
+from bot.blocks import clean
 from bot.forms import FIELDS, draft_request, make_deny_form, make_scale_form, write_draft
 from bot.messages import Message, Sight, render_request, stamp
 from bot.tickets import make_ticket, read_ticket
@@ -106,6 +107,7 @@ def sights(draw: st.DrawFn) -> Sight:
         run_url=draw(st.sampled_from(["", "http://127.0.0.1:14200/runs/flow-run/1"])),
         kept=draw(st.booleans()),
         trouble=draw(WORDS),
+        waits_for=draw(WORDS.map(clean)),
     )
 
 
