@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from bot import blocks as b
 from bot.blocks import Block, clean, clean_refusal, mention, moment
+from bot.forms import write_draft
 from bot.messages import Message
 from forkyard.grammar import Complaint
 from forkyard.model import Fleet, Phase
@@ -52,9 +53,7 @@ def render_complaint(complaint: Complaint) -> Message:
     buttons = [
         b.button(f"{COMMAND} {whole}", f"type-{number}", whole[:2000]) for number, whole in enumerate(wholes[:4])
     ]
-    draft = complaint.draft
-    fields = "\x1f".join((draft.get("service", ""), draft.get("number", ""), draft.get("reason", "")))
-    buttons.append(b.button("Open the form", "form", fields[:2000]))
+    buttons.append(b.button("Open the form", "form", write_draft(complaint.draft)))
     return Message(str(complaint), [b.section("\n".join(filter(None, lines))), b.actions(*buttons)])
 
 
@@ -69,7 +68,7 @@ def render_help(verbs: Sequence[str], about: str | None, services: Sequence[str]
     if about is not None:
         lines += ["Examples:", *(f"`{COMMAND} {clean(example)}`" for example in USAGES[about].examples)]
     where = f"Services: {', '.join(services)}." if services else "You have no role on any service yet."
-    form = b.actions(b.button("Open the form", "form", "\x1f\x1f"))
+    form = b.actions(b.button("Open the form", "form", write_draft({})))
     return Message("what you can type", [*(b.section(line) for line in lines), b.context(where), form])
 
 
@@ -90,7 +89,7 @@ def render_status(sights: Sequence[ServiceSight], now: datetime) -> Message:
     charted = next((sight for sight in sights if sight.history), None)
     if charted is not None:
         found.append(make_chart(charted, now))
-    found.append(b.actions(b.button("Scale…", "form", "\x1f\x1f"), b.button("Refresh", "status", "")))
+    found.append(b.actions(b.button("Scale…", "form", write_draft({})), b.button("Refresh", "status", "")))
     return Message(text, found)
 
 
@@ -185,7 +184,7 @@ def render_home(
         ("Scheduled", coming, "Nothing is scheduled."),
         ("Recent", recent, "Nothing was asked for yet."),
     )
-    found = [b.actions(b.button("Scale…", "form", "\x1f\x1f", style="primary"), b.button("Refresh", "home", ""))]
+    found = [b.actions(b.button("Scale…", "form", write_draft({}), style="primary"), b.button("Refresh", "home", ""))]
     for title, requests, none in parts:
         found += [b.header(title), *([b.section(_line(r)) for r in requests[:10]] or [b.context(none)])]
     named = ", ".join(sorted(roles)) or "none"

@@ -20,6 +20,7 @@ MOST_BLOCKS, MOST_FIELDS, MOST_ROWS, MOST_BUTTONS = 50, 10, 100, 25
 # Controls, and the marks that turn or isolate the direction of text.
 _UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _NAMED = re.compile(r"&lt;(@[UW][A-Z0-9]+|#[CG][A-Z0-9]+|!subteam\^S[A-Z0-9]+)&gt;")
+_DID = re.compile(r"\b(by|than) ([UW][A-Z0-9]{6,})\b")
 _BY_SLACK = re.compile(r"[UW][A-Z0-9]{6,}")
 
 
@@ -30,7 +31,13 @@ def clean(text: str) -> str:
 
 def clean_refusal(error: object) -> str:
     """An error's words, harmless but for the people and places that it names; only the person refused sees them."""
-    return _NAMED.sub(r"<\1>", clean(str(error)))
+    return _NAMED.sub(r"<\1>", clean_naming(str(error)))
+
+
+def clean_naming(text: str) -> str:
+    """Our own words about who did something, harmless, with that person as Slack shows people: `by U012AB3CD`."""
+    # Only the first: what a person wrote (a reason) stands after it, and mentions nobody.
+    return _DID.sub(r"\1 <@\2>", clean(text), count=1)
 
 
 def shorten(text: str, most: int) -> str:
@@ -39,9 +46,14 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def is_slack_id(who: str) -> bool:
+    """Whether that is a person in Slack, and neither one at the command line nor the calendar."""
+    return _BY_SLACK.fullmatch(who) is not None
+
+
 def mention(who: str) -> str:
     """Name whoever asked or decided: a person in Slack, at the command line, or the calendar."""
-    if _BY_SLACK.fullmatch(who):
+    if is_slack_id(who):
         return f"<@{who}>"
     name = who.removeprefix("local:")
     return f"{clean(name)} (command line)" if name != who else clean(who) or "somebody"

@@ -10,13 +10,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Event
 from time import monotonic
 
 from slack_sdk import WebClient
 
+from bot.blocks import is_slack_id
 from bot.finale import Finale
+from bot.leases import Leases
 from bot.memory import Memory, Shown
 from bot.messages import Message, Sight, block_of, render_request, stamp
 from bot.pace import Pace, Weight
@@ -26,6 +29,7 @@ from bot.slack_api import ChannelGone, Limited, MessageGone, call
 from bot.stages import read_stages
 from flows.runs import Progress
 from forkyard.errors import CredentialsRejected, ForkyardError, PermanentError, TransientError
+from forkyard.model import Phase
 from forkyard.requests import OPEN, Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
@@ -53,7 +57,7 @@ _RUNS = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
 class Board:
     """What Slack shows of the requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that it ties together
         self,
         settings: Callable[[], Settings],
         desk: Desk,
@@ -64,6 +68,7 @@ class Board:
         plan: Callable[[Request], None],
         woken: Event,
         calendar: Callable[[], None],
+        leases: Leases,
     ) -> None:
         """Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere."""
         self._settings, self._desk, self._store, self._memory = settings, desk, desk.store, memory
@@ -71,10 +76,10 @@ class Board:
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._calendar = calendar
+        self._calendar, self._leases = calendar, leases
         self._swept = self._scheduled = -EVERY
         self._planned: dict[str, float] = {}
-        self._phases: dict[str, object] = {}
+        self._phases: dict[str, _Phase] = {}
         self._recovering = True
 
     def stop(self) -> None:
@@ -105,12 +110,17 @@ class Board:
             self._scheduled = now
             self._calendar()
         self._runner.start_due()
+        if self._recovering:
+            # The bot may have ended between a rollback's end and the edit of what it rolled back.
+            undone = self._store.list_requests(states=[State.ROLLED_BACK])
+            self._memory.reopen([request.id for request in undone])
         sights = self._observe()
         sights.sort(key=lambda sight: (sight.request.open, -self._pace.age(sight.request.id)))
         for sight in sights:
             if self._pace.resting:
                 break
-            self._try_to_show(sight)
+            if not self._pace.is_aside(sight.request.id):
+                self._try_to_show(sight)
         self._recovering = False
 
     def _observe(self) -> list[Sight]:
@@ -139,6 +149,7 @@ class Board:
             run_url=self._runner.url(row),
             kept=shown is not None and shown.kept,
             trouble=self._runner.trouble if row.state in _RUNS else "",
+            waits_for=self._leases.waits_for(row, progress),
         )
 
     def _plan_if_due(self, row: Request) -> None:
@@ -154,6 +165,7 @@ class Board:
     def _try_to_show(self, sight: Sight) -> None:
         try:
             self._show(sight)
+            self._pace.take_up(sight.request.id)
         except Limited as error:
             self._pace.rest(error.seconds)
             logger.warning("%s; going on in %.0f s", error, error.seconds)
@@ -164,9 +176,11 @@ class Board:
             self._pace.rest(AWAY)
             logger.warning("%s", error)
         except ForkyardError as error:
-            logger.error("%s: cannot be shown: %s", sight.request.token, error)  # noqa: TRY400 - as above
+            seconds = self._pace.set_aside(sight.request.id)
+            logger.error("%s: cannot be shown: %s; again in %.0f s", sight.request.token, error, seconds)  # noqa: TRY400 - as above
         except Exception:
             # One message that cannot be made must not keep the others from being shown: the log has why.
+            self._pace.set_aside(sight.request.id)
             logger.exception("%s: cannot be shown", sight.request.token)
 
     def _show(self, sight: Sight) -> None:
@@ -177,13 +191,15 @@ class Board:
             if not request.open and shown is None:
                 return  # it ended before anybody was shown anything
             shown = self._post(sight, message, shown)
+            if not shown.ts:
+                return  # its channel is gone: the next round posts it elsewhere
         elif digest != shown.digest:
             weight = self._weigh(sight)
             if not self._pace.allows(request.id, weight):
                 return
             shown = self._edit(sight, message, shown)
             if not shown.ts:
-                return  # it was deleted: the next round posts it anew
+                return  # it was deleted, or its channel was: the next round posts it anew
         self._phases[request.id] = _phase(sight)
         if digest != shown.digest:
             shown = self._memory.change(shown, digest=digest)
@@ -191,31 +207,32 @@ class Board:
             shown = self._finale.show(request, shown)
             self._memory.finish(shown)
             self._phases.pop(request.id, None)
+            if request.kind == "rollback" and request.parent is not None:
+                self._memory.reopen([request.parent])
 
     def _weigh(self, sight: Sight) -> Weight:
         if not sight.request.open:
             return Weight.END
-        return Weight.NUMBER if self._phases.get(sight.request.id) == _phase(sight) else Weight.PHASE
+        before, now = self._phases.get(sight.request.id), _phase(sight)
+        if before == now:
+            return Weight.NUMBER
+        begun = before is not None and before.state is State.APPROVED and now.state is State.RUNNING
+        return Weight.BEGIN if begun and not now.stages else Weight.PHASE
 
     def _post(self, sight: Sight, message: Message, shown: Shown | None) -> Shown:
         """Post the message, marked beforehand; one that a killed bot has posted is found instead."""
-        request = sight.request
-        if shown is not None:
-            ts = find_message(self._client, shown.channel, request.id)
-            if ts:
-                return self._memory.change(shown, ts=ts)
-        else:
-            shown = self._memory.add(Shown(request.id, self._choose_channel(request)))
-        channel = shown.channel
+        request, known = sight.request, shown is not None
+        shown = shown or self._memory.add(Shown(request.id, self._choose_channel(request)))
+        said = {"channel": shown.channel, "text": message.text}
         blocks = stamp(message, request, datetime.now(UTC), sight.run_url)
         try:
-            said = call(
-                "chat.postMessage", self._client.chat_postMessage, channel=channel, text=message.text, blocks=blocks
-            )
+            ts = find_message(self._client, shown.channel, request.id) if known else ""
+            if ts:
+                return self._memory.change(shown, ts=ts)
+            posted = call("chat.postMessage", self._client.chat_postMessage, **said, blocks=blocks)
         except ChannelGone as error:
-            self._memory.change(shown, channel=self._elsewhere(request, channel, error))
-            raise
-        return self._memory.change(shown, channel=str(said["channel"]), ts=str(said["ts"]))
+            return self._move(request, shown, error)
+        return self._memory.change(shown, channel=str(posted["channel"]), ts=str(posted["ts"]))
 
     def _edit(self, sight: Sight, message: Message, shown: Shown) -> Shown:
         blocks = stamp(message, sight.request, datetime.now(UTC), sight.run_url)
@@ -232,8 +249,7 @@ class Board:
         except MessageGone:
             return self._memory.change(shown, ts="")
         except ChannelGone as error:
-            elsewhere = self._elsewhere(sight.request, shown.channel, error)
-            return self._memory.change(shown, ts="", channel=elsewhere)
+            return self._move(sight.request, shown, error)
         return shown
 
     def _choose_channel(self, request: Request) -> str:
@@ -242,24 +258,29 @@ class Board:
             return request.channel
         return channels[0]
 
-    def _elsewhere(self, request: Request, channel: str, error: ForkyardError) -> str:
-        """Go on in the conversation with whoever asked, once; raises PermanentError when that is gone too."""
-        person = request.requested_by
-        if channel == person or ":" in person or channel.startswith("D"):
+    def _move(self, request: Request, shown: Shown, error: ForkyardError) -> Shown:
+        """Go on in the next place, which the next round tries; raises PermanentError when all of them are gone."""
+        places = self._list_places(request)
+        # A conversation with a person has an id of its own once something was said in it.
+        here = places.index(shown.channel) if shown.channel in places else len(places) - 1
+        begins_anew = here + 1 >= len(places)
+        elsewhere = places[0] if begins_anew else places[here + 1]
+        moved = self._memory.change(shown, ts="", channel=elsewhere)
+        if begins_anew:
             text = f"{request.token}: there is nowhere left to show it: {error}"
             raise PermanentError(text) from error
-        what = f"the channel {channel} is gone; going on in the conversation with {person}"
-        self._store.note(
-            Entry(
-                who="forkyard",
-                action="show",
-                where=channel,
-                request_id=request.id,
-                service=request.service,
-                detail=what,
-            )
-        )
-        return person
+        if self._pace.is_refused(request.id):
+            return moved  # it goes round all of them, which the log knows
+        what = f"the channel {shown.channel} is gone; going on in {elsewhere}"
+        entry = Entry(who="forkyard", action="show", where=shown.channel, request_id=request.id, detail=what)
+        self._store.note(replace(entry, service=request.service))
+        return moved
+
+    def _list_places(self, request: Request) -> list[str]:
+        """Where its message may stand, the best first; the last is the conversation with whoever asked in Slack."""
+        person = request.requested_by
+        direct = [person] if is_slack_id(person) else []
+        return list(dict.fromkeys([self._choose_channel(request), *self._settings().chatops.channels, *direct]))
 
 
 def find_message(client: WebClient, channel: str, request_id: str) -> str:
@@ -273,7 +294,17 @@ def find_message(client: WebClient, channel: str, request_id: str) -> str:
     return ""
 
 
-def _phase(sight: Sight) -> object:
+@dataclass(frozen=True, slots=True)
+class _Phase:
     """What makes an edit urgent when it changes: the state, and which stages are begun or done."""
+
+    state: State
+    plan_hash: str
+    stages: tuple[tuple[Phase, bool, bool], ...]
+    kept: bool
+    troubled: bool
+
+
+def _phase(sight: Sight) -> _Phase:
     stages = tuple((s.phase, s.complete, s.done > 0) for s in read_stages(sight.progress))
-    return sight.request.state, sight.request.plan_hash, stages, sight.kept, bool(sight.trouble)
+    return _Phase(sight.request.state, sight.request.plan_hash, stages, sight.kept, bool(sight.trouble))

@@ -20,6 +20,13 @@ NEEDED_SCOPES = (
     "users:read",
 )
 
+PRIVATE_SCOPES = (
+    "groups:history",
+    "groups:read",
+    "im:history",
+)
+"""Without these the bot works in public channels; in private ones, and beside an archived one, it does not."""
+
 _HELP = "docs/slack.md tells how."
 
 
@@ -30,6 +37,15 @@ class Secrets:
     bot_token: str = field(repr=False)
     app_token: str = field(repr=False)
     signing_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is missing."""
+
+    text: str
+    stops: bool = True
+    """Whether the bot cannot work so; else it is a warning."""
 
 
 def read_secrets(chatops: ChatopsSettings) -> Secrets:
@@ -56,7 +72,7 @@ def find_missing(chatops: ChatopsSettings, secrets: Secrets) -> Iterator[str]:
         yield "No role is written, so nobody may do anything: add a table such as [chatops.roles.operators]."
 
 
-def find_missing_in_slack(chatops: ChatopsSettings, secrets: Secrets) -> Iterator[str]:
+def find_missing_in_slack(chatops: ChatopsSettings, secrets: Secrets) -> Iterator[Finding]:
     """What is missing in the workspace; nothing is found while Slack does not answer, which passes by itself."""
     client = make_client(secrets.bot_token, chatops.api_url)
     try:
@@ -64,27 +80,39 @@ def find_missing_in_slack(chatops: ChatopsSettings, secrets: Secrets) -> Iterato
     except TransientError:
         return
     except ForkyardError as error:
-        yield f"{error}"
+        yield Finding(f"{error}")
 
 
-def _ask(client: WebClient, chatops: ChatopsSettings) -> Iterator[str]:
+def _ask(client: WebClient, chatops: ChatopsSettings) -> Iterator[Finding]:
     said = call("auth.test", client.auth_test)
     team = str(said.get("team_id"))
     if team not in chatops.teams:
-        yield f'The token is of workspace {team}, which is not in chatops.teams: write teams = ["{team}"].'
-    missing = set(NEEDED_SCOPES) - _scopes(said.headers)
-    if missing:
-        yield f"The app lacks {', '.join(sorted(missing))}: add them under OAuth & Permissions and install it again."
-    for channel in chatops.channels:
-        try:
-            found: Mapping[str, Any] = call("conversations.info", client.conversations_info, channel=channel)["channel"]
-        except ForkyardError as error:
-            yield f"The channel {channel} cannot be used: {error}"
-            continue
-        if not found.get("is_member"):
-            yield f"The bot is not in #{found.get('name')} ({channel}): type /invite @forkyard there."
-        if found.get("is_archived"):
-            yield f"#{found.get('name')} ({channel}) is archived: name another one in chatops.channels."
+        yield Finding(f'The token is of workspace {team}, which is not in chatops.teams: write teams = ["{team}"].')
+    given = _scopes(said.headers)
+    for scopes, stops in ((NEEDED_SCOPES, True), (PRIVATE_SCOPES, False)):
+        missing = ", ".join(sorted(set(scopes) - given))
+        what = "" if stops else ", without which private channels do not work"
+        if missing:
+            text = f"The app lacks {missing}{what}: add them under OAuth & Permissions and install it again."
+            yield Finding(text, stops=stops)
+    troubles = {channel: _find_trouble(client, channel) for channel in chatops.channels}
+    nowhere = all(troubles.values())
+    yield from (Finding(text, stops=nowhere) for text in troubles.values() if text)
+
+
+def _find_trouble(client: WebClient, channel: str) -> str:
+    """Why the channel cannot be used; empty when it can."""
+    try:
+        found: Mapping[str, Any] = call("conversations.info", client.conversations_info, channel=channel)["channel"]
+    except TransientError:
+        raise
+    except ForkyardError as error:
+        return f"The channel {channel} cannot be used: {error}"
+    if found.get("is_archived"):
+        return f"#{found.get('name')} ({channel}) is archived: name another one in chatops.channels."
+    if not found.get("is_member"):
+        return f"The bot is not in #{found.get('name')} ({channel}): type /invite @forkyard there."
+    return ""
 
 
 def _scopes(headers: Mapping[str, Any]) -> set[str]:

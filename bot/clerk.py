@@ -16,6 +16,7 @@ from bot.blocks import clean
 from bot.memory import Memory
 from bot.messages import Message, Sight, render_request
 from bot.people import Asker, Directory
+from bot.reading import make_entry, noting_refusals
 from bot.replies import Replies
 from bot.runner import Runner
 from bot.sights import Sights
@@ -42,9 +43,9 @@ from forkyard.commands import (
 )
 from forkyard.errors import ForkyardError, InvalidRequest
 from forkyard.names import new_request_id
-from forkyard.requests import OPEN, Entry, Need, Request, State
+from forkyard.requests import OPEN, Entry, Need, Request, State, StateChanged
 from forkyard.requests.desk import Desk, Look
-from forkyard.roles import check, list_roles, list_services, list_verbs, may
+from forkyard.roles import ALL, Person, check, list_roles, list_services, list_verbs, may
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,10 @@ class Clerk:
         self._load, self._desk, self._directory, self._runner = load, desk, directory, runner
         self._sights, self._memory, self._replies, self._look, self._wake = sights, memory, replies, look, wake
 
-    def carry_out(self, asker: Asker, command: Command, *, delivery: str) -> None:
-        """Do it, and answer; a refusal is an answer too."""
+    def carry_out(self, asker: Asker, command: Command, *, at: datetime, raw: str = "") -> None:
+        """Do what came *at* a moment, and answer; a refusal is an answer too."""
         try:
-            message = self._do(asker, command, delivery)
+            message = self._do(asker, command, at, raw)
         except ForkyardError as error:
             message = refuse(error)
         if message is not None:
@@ -101,7 +102,7 @@ class Clerk:
         # After a restart there is no address for an answer any more.
         self._replies.answer(asker or Asker(request.requested_by, "", request.channel), message)
 
-    def _do(self, asker: Asker, command: Command, delivery: str) -> Message | None:
+    def _do(self, asker: Asker, command: Command, at: datetime, raw: str) -> Message | None:
         person, where = self._directory.person(asker.id), asker.channel
         match command:
             case Approve(id=name, break_glass=reason):
@@ -110,10 +111,19 @@ class Clerk:
                 self._desk.deny(person, name, reason, where=where)
             case Cancel(id=name) | ScheduleCancel(id=name):
                 return self.cancel(asker, name)
-            case Retry(id=name):
-                self._again(asker, self._desk.retry(person, name, where=where, delivery=delivery))
-            case Rollback(id=name):
-                self._again(asker, self._desk.rollback(person, name, where=where, delivery=delivery))
+            case Retry(id=name) | Rollback(id=name):
+                return self._again(asker, command.verb, name, at)
+            case ScheduleMove() | Lock() | Unlock():
+                return self._change(person, command, where)
+            case _:
+                entry = make_entry(asker, command.verb, raw or str(command), getattr(command, "service", None))
+                with noting_refusals(self._desk.store, entry):
+                    return self._show(asker, command)
+        return None
+
+    def _change(self, person: Person, command: ScheduleMove | Lock | Unlock, where: str) -> Message:
+        """Change what is no request's state."""
+        match command:
             case ScheduleMove(id=name, to=when):
                 moved = self._desk.move(person, name, when, where=where)
                 return say(f"`{moved.token}` would start at {when}; it must be approved again.")
@@ -123,9 +133,6 @@ class Clerk:
             case Unlock(service=service):
                 self._desk.unlock(person, service, where=where)
                 return say(f":unlock: {service} can be changed again.")
-            case _:
-                return self._show(asker, command)
-        return None
 
     def _show(self, asker: Asker, command: Command) -> Message:
         """Answer what only asks."""
@@ -156,10 +163,11 @@ class Clerk:
         match command:
             case ScheduleList(service=service):
                 check(chatops, person, "schedule", service)
-                return answers.render_schedule(self._sights.list_scheduled(service))
+                coming = self._sights.list_scheduled(service)
+                return answers.render_schedule([r for r in coming if may(chatops, person, "schedule", r.service)])
             case Log(about=about, since=since):
                 check(chatops, person, "log", about if about in settings.services else None)
-                return answers.render_log(self._sights.read_log(about, since))
+                return answers.render_log(self._sights.read_log(about, since, lambda entry: self._sees(person, entry)))
             case Whoami():
                 zone = self._directory.zone(asker.id)
                 verbs = list_verbs(chatops, person)
@@ -198,53 +206,88 @@ class Clerk:
         self._runner.drop(request)
         return None
 
-    def _again(self, asker: Asker, made: tuple[Request, bool]) -> None:
-        request, fresh = made
-        if fresh:
-            self.plan(request, asker)
+    def _again(self, asker: Asker, kind: str, name: str, at: datetime) -> Message | None:
+        """Retry or roll back once, however often it is asked for, until what came of it is over."""
+        person, store = self._directory.person(asker.id), self._desk.store
+        old = store.find(name)
+        made = [row for row in store.list_requests(parent=old.id) if row.kind == kind]
+        # Made since this was asked for: two people at the same moment, or the bot was killed meanwhile.
+        known = next((row for row in made if row.open or row.requested_at >= at), None)
+        if known is None:
+            ask = self._desk.retry if kind == Retry.verb else self._desk.rollback
+            delivery = f"again:{kind}:{old.id}:{len(made)}"
+            known, fresh = ask(person, old.id, where=asker.channel, delivery=delivery)
+            if fresh:
+                self.plan(known, asker)
+                return None
+        with noting_refusals(store, make_entry(asker, kind, f"{kind} {old.token}", old.service)):
+            check(self._load().chatops, person, kind, old.service)
+        return say(f"This was already asked as `{known.token}`: {known.state.value}.")
 
-    def click(self, asker: Asker, action: str, ticket: Ticket) -> None:
-        """Do what a button of a request's message says."""
-        person, where = self._directory.person(asker.id), asker.channel
+    def click(self, asker: Asker, action: str, ticket: Ticket, *, at: datetime) -> None:
+        """Do what a button of a request's message says, which was clicked *at* a moment."""
         try:
-            request = self._desk.store.get(ticket.request_id)
-            # Two people, or one twice: the version makes both the same wish.
-            delivery = f"{action}:{ticket.request_id}:{ticket.version}"
-            match action:
-                case "approve":
-                    self._desk.approve(person, request.id, plan_hash=ticket.plan_hash, where=where)
-                case "cancel":
-                    answer = self.cancel(asker, request.id)
-                    if answer is not None:
-                        self._replies.answer(asker, answer)
-                case "retry":
-                    self._again(asker, self._desk.retry(person, request.id, where=where, delivery=delivery))
-                case "rollback":
-                    self._again(asker, self._desk.rollback(person, request.id, where=where, delivery=delivery))
-                case "keep":
-                    self._keep(person.id, request)
+            answer = self._click(asker, action, ticket, at)
         except ForkyardError as error:
-            self._replies.answer(asker, refuse(error))
+            answer = refuse(error)
+        if answer is not None:
+            self._replies.answer(asker, answer)
         self._wake()
 
-    def _keep(self, who: str, request: Request) -> None:
-        check(self._load().chatops, self._directory.person(who), "cancel", request.service)
+    def _click(self, asker: Asker, action: str, ticket: Ticket, at: datetime) -> Message | None:
+        request = self._desk.store.get(ticket.request_id)
+        match action:
+            case "approve":
+                person = self._directory.person(asker.id)
+                self._desk.approve(person, request.id, plan_hash=ticket.plan_hash, where=asker.channel)
+            case "cancel":
+                return self.cancel(asker, request.id)
+            case "retry" | "rollback":
+                return self._again(asker, action, request.id, at)
+            case "keep":
+                self._keep(asker, request)
+        return None
+
+    def _keep(self, asker: Asker, request: Request) -> None:
+        entry = replace(make_entry(asker, "keep", service=request.service), request_id=request.id)
+        with noting_refusals(self._desk.store, entry):
+            check(self._load().chatops, self._directory.person(asker.id), "cancel", request.service)
         shown = self._memory.find(request.id)
         if shown is not None:
-            said = Entry(who=who, action="keep", request_id=request.id, service=request.service, decision="kept")
-            self._desk.store.note(said)
+            self._desk.store.note(replace(entry, decision="kept"))
             self._memory.change(shown, kept=True, done=False)
 
+    def check_editable(self, request_id: str) -> Request:
+        """The request, if another one may still take its place; raises InvalidRequest with what can be done."""
+        return _check_editable(self._desk.store.get(request_id))
+
     def edit(self, asker: Asker, ticket: Ticket, command: Scale, *, delivery: str) -> None:
-        """Replace a request by another one: the old one is cancelled only when the new one is on record."""
+        """
+        Replace a request by another one: the old one is cancelled only when the new one is on record.
+
+        Raises:
+            ForkyardError: it cannot be replaced; nothing is left of the new one.
+        """
+        person, where = self._directory.person(asker.id), asker.channel
+        new, fresh = self._desk.ask(person, command, origin="slack", where=where, delivery=delivery)
         try:
-            person = self._directory.person(asker.id)
-            fresh = self._desk.ask(person, command, origin="slack", where=asker.channel, delivery=delivery)
-            self._desk.cancel(person, ticket.request_id, where=asker.channel)
+            # Not fresh: a bot that was killed in the middle of this may have come so far already.
+            if fresh or self._desk.store.get(ticket.request_id).state is not State.CANCELLED:
+                self.check_editable(ticket.request_id)
+                old = self._desk.cancel(person, ticket.request_id, where=where)
+                if old.state is State.RUNNING:
+                    _check_editable(old)  # it began in this very moment
+                self._runner.drop(old)
         except ForkyardError as error:
-            self._replies.answer(asker, refuse(error))
-            return
-        self._again(asker, fresh)
+            logger.info("%s: cannot take the place of %s: %s", new.token, ticket.request_id, error)
+            self._desk.cancel(person, new.id, where=where)
+            raise
+        if new.state is State.DRAFTED:
+            self.plan(new, asker)
+
+    def _sees(self, person: Person, entry: Entry) -> bool:
+        """Whether the log's line is for this person: their own, of a service of theirs, or all for who sees all."""
+        return entry.who == person.id or may(self._load().chatops, person, "log", entry.service or ALL)
 
     def list_waiting(self, user: str) -> list[Request]:
         """Open requests that this person can approve."""
@@ -257,7 +300,22 @@ class Clerk:
         chatops, person = self._load().chatops, self._directory.person(user)
         if not list_roles(chatops, person):
             return answers.render_home(user, [], [], [], {})
-        live = self._desk.store.list_requests(states=OPEN)
-        over = [r for r in self._desk.store.list_requests(limit=30) if not r.open]
+        live, latest = self._desk.store.list_requests(states=OPEN), self._desk.store.list_requests(limit=100)
+        live, over = (
+            [r for r in found if may(chatops, person, "status", r.service)]
+            for found in (live, [r for r in latest if not r.open])
+        )
         roles = dict.fromkeys(list_roles(chatops, person))
         return answers.render_home(user, self.list_waiting(user), live, over, roles)
+
+
+def _check_editable(request: Request) -> Request:
+    if request.state is State.RUNNING:
+        text = (
+            f"{request.token}: runs already. Let it end and ask for the other number then, "
+            f"or stop it first: cancel {request.token}"
+        )
+        raise InvalidRequest(text)
+    if not request.open:
+        raise StateChanged(request)
+    return request

@@ -1,31 +1,65 @@
 """The modals: asking for a number without grammar, changing a plan, saying why not. Pure, but for nothing."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from bot.blocks import Block, plain
 from bot.tickets import Ticket
+from forkyard.moments import When, write_duration
 from forkyard.requests import Request
 from forkyard.words import quote
 
 MOST_SERVICES = 100
 
 
-def make_scale_form(
-    services: Sequence[str], *, channel: str, service: str = "", number: str = "", reason: str = "", edits: str = ""
-) -> Block:
-    """The form behind `scale`; *edits*: the ticket of the request that it replaces."""
+FIELDS = ("service", "number", "reason", "at", "hold")
+"""What a button holds of a command for the form, in this order."""
+
+
+def write_draft(draft: Mapping[str, str]) -> str:
+    """A button's value: the fields of the form that it opens."""
+    return "\x1f".join(draft.get(field, "") for field in FIELDS)[:2000]
+
+
+def read_draft(value: str) -> dict[str, str]:
+    """The fields that a button holds."""
+    return {field: text for field, text in zip(FIELDS, value.split("\x1f"), strict=False) if text}
+
+
+def draft_request(request: Request) -> dict[str, str]:
+    """The fields that say what a request says."""
+    found = {"service": request.service, "number": str(request.target), "reason": request.reason}
+    if request.start_at is not None:
+        found["at"] = str(When(request.start_at, request.zone))
+    if request.hold_seconds is not None:
+        found["hold"] = write_duration(timedelta(seconds=request.hold_seconds))
+    return found
+
+
+def make_scale_form(services: Sequence[str], draft: Mapping[str, str], *, channel: str, edits: str = "") -> Block:
+    """The form behind `scale`, filled in with *draft*; *edits*: the ticket of the request that it replaces."""
     options = [{"text": plain(name, 75), "value": name} for name in services[:MOST_SERVICES]]
-    chosen = next((option for option in options if option["value"] == service), None)
+    chosen = next((option for option in options if option["value"] == draft.get("service")), None)
     menu: Block = {"type": "static_select", "action_id": "service", "options": options}
-    digits = number.removeprefix("to ").strip()
+    digits = draft.get("number", "").removeprefix("to ").strip()
     target: Block = {"type": "number_input", "action_id": "target", "is_decimal_allowed": False, "min_value": "0"}
     blocks = [
         _input("service", "Service", menu | ({"initial_option": chosen} if chosen else {})),
         _input("target", "How many servers", target | ({"initial_value": digits} if digits.isdigit() else {})),
-        _input("at", "When", _text("at"), hint="2026-11-27T05:00, tomorrow 05:00, in 45m; empty: as soon as approved"),
-        _input("for", "For how long", _text("for"), hint="90m or 6h; afterwards the fleet goes back; empty: it stays"),
-        _input("because", "Why", _text("because", reason)),
+        _input(
+            "at",
+            "When",
+            _text("at", draft.get("at", "")),
+            hint="2026-11-27T05:00, tomorrow 05:00, in 45m; empty: as soon as approved",
+        ),
+        _input(
+            "for",
+            "For how long",
+            _text("for", draft.get("hold", "")),
+            hint="90m or 6h, then it goes back; empty: it stays",
+        ),
+        _input("because", "Why", _text("because", draft.get("reason", ""))),
     ]
     title = "Change the plan" if edits else "Scale a service"
     return _modal("scale", title, "Plan it", blocks, f"{channel}\x1f{edits}")

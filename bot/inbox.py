@@ -34,6 +34,8 @@ class Letter:
     key: str
     kind: str
     body: dict[str, Any]
+    at: float
+    """When it came, in seconds of the epoch: what it says is read as of then, also by a bot that was started later."""
 
 
 class Inbox:
@@ -52,7 +54,7 @@ class Inbox:
 
     def put(self, letter: Letter) -> bool:
         """Whether the delivery is new; it is kept then. Raises Unavailable when it cannot be written."""
-        row = (letter.key, letter.kind, json.dumps(letter.body), time())
+        row = (letter.key, letter.kind, json.dumps(letter.body), letter.at)
         try:
             with self._lock:
                 done = self._database.execute("INSERT OR IGNORE INTO inbox VALUES (?, ?, ?, ?, 0)", row)
@@ -69,8 +71,8 @@ class Inbox:
     def list_open(self) -> list[Letter]:
         """What is still to be dealt with, in its order."""
         with self._lock:
-            rows = self._database.execute("SELECT key, kind, body FROM inbox WHERE done = 0 ORDER BY at").fetchall()
-        return [Letter(key, kind, json.loads(body)) for key, kind, body in rows]
+            rows = self._database.execute("SELECT key, kind, body, at FROM inbox WHERE done = 0 ORDER BY at").fetchall()
+        return [Letter(key, kind, json.loads(body), at) for key, kind, body, at in rows]
 
     def close(self) -> None:
         """Close the file."""

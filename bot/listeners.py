@@ -7,12 +7,10 @@ or twenty times at once, is acknowledged and does nothing.
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from threading import Event, Lock
+from time import time
 from typing import Any
 
 from slack_bolt import Ack, App, BoltResponse
@@ -22,30 +20,34 @@ from bot import answers
 from bot.answers import COMMAND, refuse, say
 from bot.blocks import clean
 from bot.clerk import Clerk
-from bot.forms import make_deny_form, make_scale_form, read_deny_form, read_scale_form
+from bot.forms import (
+    draft_request,
+    make_deny_form,
+    make_scale_form,
+    read_deny_form,
+    read_draft,
+    read_scale_form,
+)
 from bot.inbox import Inbox, Letter
 from bot.messages import Message
 from bot.people import Asker, Directory, read_asker
+from bot.reading import Reading, make_entry, noting_refusals
 from bot.replies import Replies
 from bot.slack_api import call
 from bot.tickets import Ticket, read_ticket
+from bot.workers import Workers
 from forkyard.commands import Command, Deny, Scale
-from forkyard.errors import ForkyardError
-from forkyard.grammar import Complaint, parse
-from forkyard.requests import Entry
+from forkyard.errors import ForkyardError, RequestError
+from forkyard.grammar import Complaint
+from forkyard.model import ScaleRequest
+from forkyard.plan import check_request
 from forkyard.requests.desk import Desk
-from forkyard.roles import check_place, list_services
+from forkyard.roles import check, list_services
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Body = dict[str, Any]
-
-_TIMED = re.compile(r"\b(at|to)\b.*\d", re.IGNORECASE)
-"""A command that may name a time, for which the person's zone must be known."""
-
-POLITE = 0.5
-"""Most seconds that a worker waits for others to be acknowledged first."""
 
 CLICKS = re.compile(r"^(approve|cancel|retry|rollback|keep)$")
 
@@ -61,14 +63,13 @@ class Listeners:
         clerk: Clerk,
         replies: Replies,
         client: WebClient,
-        workers: Executor,
+        workers: Workers,
         inbox: Inbox,
     ) -> None:
         """Keep what comes in *inbox*, and have *workers* do what takes time."""
         self._load, self._desk, self._directory, self._clerk = load, desk, directory, clerk
         self._replies, self._client, self._workers, self._inbox = replies, client, workers, inbox
-        self._taking, self._counting, self._calm = 0, Lock(), Event()
-        self._calm.set()
+        self._reading = Reading(load, desk.store, directory)
 
     def register(self, app: App) -> None:
         """Take all that the manifest subscribes to."""
@@ -90,90 +91,60 @@ class Listeners:
         """Deal with what was delivered to a bot that was killed."""
         for letter in self._inbox.list_open():
             logger.info("dealing with %s again", letter.key)
-            self.submit(self._deal, letter)
+            self._submit(letter)
 
-    def _keep(self, asker: Asker, kind: str, **body: str) -> Letter | None:
-        """Keep a delivery; None for one that came before."""
-        letter = Letter(f"{kind}:{asker.trigger}", kind, {"asker": asdict(asker), **body})
+    def _keep(self, asker: Asker, kind: str, key: str = "", **body: str) -> Letter | None:
+        """Keep a delivery, known by its trigger or by *key*; None for one that came before."""
+        letter = Letter(f"{kind}:{key or asker.trigger}", kind, {"asker": asdict(asker), **body}, time())
         return letter if self._inbox.put(letter) else None
 
+    def _submit(self, letter: Letter | None) -> None:
+        if letter is not None:
+            self._workers.submit(self._deal, letter, asker=Asker(**letter.body["asker"]))
+
     def _deal(self, letter: Letter) -> None:
-        asker, body = Asker(**letter.body["asker"]), letter.body
-        if letter.kind == "click":
-            self._clerk.click(asker, body["action"], read_ticket(body["value"]))
-        else:
-            answer = self._take(asker, body["text"], delivery=letter.key)
-            if answer is not None:
-                self._replies.answer(asker, answer)
-        self._inbox.finish(letter.key)
-
-    @contextmanager
-    def _first(self) -> Iterator[None]:
-        """While deliveries are being taken, the workers wait: whoever typed is acknowledged before anything is done."""
-        with self._counting:
-            self._taking += 1
-            self._calm.clear()
+        asker, body, at = Asker(**letter.body["asker"]), letter.body, datetime.fromtimestamp(letter.at, UTC)
         try:
-            yield
+            match letter.kind:
+                case "click":
+                    self._clerk.click(asker, body["action"], read_ticket(body["value"]), at=at)
+                case "deny":
+                    denial = Deny(read_ticket(body["value"]).request_id, body["reason"])
+                    self._clerk.carry_out(asker, denial, at=at)
+                case _:
+                    answer = self._take(asker, body["text"], letter.key, at, edits=body.get("edits", ""))
+                    if answer is not None:
+                        self._replies.answer(asker, answer)
         finally:
-            with self._counting:
-                self._taking -= 1
-                if self._taking == 0:
-                    self._calm.set()
-
-    def submit(self, work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the work's own
-        """Have it done soon; what goes wrong with it is in the log."""
-
-        def guarded() -> None:
-            self._calm.wait(POLITE)
-            try:
-                work(*arguments)
-            except Exception:
-                # The last edge of a worker's thread: nobody else would ever hear of it.
-                logger.exception("%s failed", getattr(work, "__name__", work))
-
-        self._workers.submit(guarded)
+            # Also when there is a bug in it: the person is told so, and the next bot would meet the same.
+            self._inbox.finish(letter.key)
 
     # Commands
 
     def on_command(self, ack: Ack, body: Body) -> None:
         """Take `/fleet ...`."""
-        with self._first():
+        with self._workers.first():
             letter = self._keep(read_asker(body), "command", text=str(body.get("text") or ""))
             ack()
-        if letter is not None:
-            self.submit(self._deal, letter)
+        self._submit(letter)
 
-    def _take(self, asker: Asker, text: str, *, delivery: str) -> Message | None:
+    def _take(self, asker: Asker, text: str, delivery: str, at: datetime, *, edits: str) -> Message | None:
         """Read it and put it on record, or do it; gives what to say at once."""
         try:
-            self._check_place(asker, text)
-            command = self._parse(asker, text)
+            self._reading.check_place(asker, "command", text)
+            command = self._reading.read(asker, text, at)
             if isinstance(command, Complaint):
                 return answers.render_complaint(command)
-            return self._accept(asker, command, text, delivery)
+            if edits and isinstance(command, Scale):
+                self._clerk.edit(asker, read_ticket(edits), command, delivery=delivery)
+                return None
+            return self._accept(asker, command, text, delivery, at)
         except ForkyardError as error:
             return refuse(error)
 
-    def _check_place(self, asker: Asker, text: str) -> None:
-        try:
-            check_place(self._load().chatops, asker.team, asker.channel)
-        except ForkyardError as error:
-            where = f"{asker.team}/{asker.channel}"
-            refused = Entry(
-                who=asker.id, action="command", where=where, raw=text, decision="refused", detail=str(error)
-            )
-            self._desk.store.note(refused)
-            raise
-
-    def _parse(self, asker: Asker, text: str) -> Command | Complaint:
-        # Only where a time may stand: a command must not fail because Slack cannot be asked for a zone.
-        zone = self._directory.zone(asker.id) if _TIMED.search(text) else "Z"
-        return parse(text, datetime.now(UTC), zone, list(self._load().services))
-
-    def _accept(self, asker: Asker, command: Command, text: str, delivery: str) -> Message | None:
+    def _accept(self, asker: Asker, command: Command, text: str, delivery: str, at: datetime) -> Message | None:
         if not isinstance(command, Scale) or command.dry_run:
-            self._clerk.carry_out(asker, command, delivery=delivery)
+            self._clerk.carry_out(asker, command, at=at, raw=text)
             return None
         person = self._directory.person(asker.id)
         request, fresh = self._desk.ask(
@@ -181,11 +152,8 @@ class Listeners:
         )
         if not fresh:
             return None
-        self.submit(self._clerk.plan, request, asker)
+        self._workers.submit(self._clerk.plan, request, asker, asker=asker)
         return say(f"Understood as `{COMMAND} {clean(str(command))}` (`{request.token}`); planning…")
-
-    def _carry_out(self, asker: Asker, command: Command, delivery: str) -> None:
-        self._clerk.carry_out(asker, command, delivery=delivery)
 
     # Buttons
 
@@ -197,8 +165,7 @@ class Listeners:
         if ticket is not None:
             letter = self._keep(asker, "click", action=str(action["action_id"]), value=str(ticket))
         ack()
-        if letter is not None:
-            self.submit(self._deal, letter)
+        self._submit(letter)
 
     def on_deny(self, ack: Ack, body: Body) -> None:
         """Ask why not."""
@@ -206,7 +173,7 @@ class Listeners:
         ticket = self._ticket(asker, body["actions"][0])
         ack()
         if ticket is not None and self._is_new(asker):
-            self.submit(self._open_deny, asker, ticket)
+            self._workers.submit(self._open_deny, asker, ticket, asker=asker)
 
     def on_edit(self, ack: Ack, body: Body) -> None:
         """Open the form, filled in with what a request says."""
@@ -214,15 +181,15 @@ class Listeners:
         ticket = self._ticket(asker, body["actions"][0])
         ack()
         if ticket is not None and self._is_new(asker):
-            self.submit(self._open_edit, asker, ticket)
+            self._workers.submit(self._open_edit, asker, ticket, asker=asker)
 
     def on_form(self, ack: Ack, body: Body) -> None:
         """Open the form, filled in with what was understood of a command."""
         asker = read_asker(body)
         ack()
-        service, number, reason = (*str(body["actions"][0].get("value") or "").split("\x1f"), "", "", "")[:3]
+        draft = read_draft(str(body["actions"][0].get("value") or ""))
         if self._is_new(asker):
-            self.submit(self._open_form, asker, service, number, reason, "")
+            self._workers.submit(self._open_form, asker, draft, asker=asker)
 
     def on_typed(self, ack: Ack, body: Body) -> None:
         """Take a button that stands for a whole command, as if it were typed."""
@@ -230,8 +197,7 @@ class Listeners:
         text = "status" if action["action_id"] == "status" else str(action.get("value") or "")
         letter = self._keep(asker, "typed", text=text)
         ack()
-        if letter is not None:
-            self.submit(self._deal, letter)
+        self._submit(letter)
 
     def on_link(self, ack: Ack) -> None:
         """Slack tells of clicks on links too; there is nothing to do."""
@@ -239,13 +205,17 @@ class Listeners:
 
     def _ticket(self, asker: Asker, action: Body) -> Ticket | None:
         try:
-            # Its own conversation with a person is the bot's only place beside the channels that are listed.
-            if not asker.channel.startswith("D"):
-                check_place(self._load().chatops, asker.team, asker.channel)
+            self._reading.judge_where_shown(asker)
             return read_ticket(str(action.get("value") or ""))
         except ForkyardError as error:
-            self.submit(self._replies.answer, asker, refuse(error))
+            self._workers.submit(self._refuse_click, asker, str(action["action_id"]), error, asker=asker)
             return None
+
+    def _refuse_click(self, asker: Asker, action: str, error: ForkyardError) -> None:
+        try:
+            self._desk.store.note(replace(make_entry(asker, action), decision="refused", detail=str(error)))
+        finally:
+            self._replies.answer(asker, refuse(error))
 
     def _is_new(self, asker: Asker) -> bool:
         letter = self._keep(asker, "open")
@@ -255,19 +225,34 @@ class Listeners:
 
     # Forms
 
-    def _open_form(self, asker: Asker, service: str, number: str, reason: str, edits: str) -> None:
+    def _open_form(self, asker: Asker, draft: Mapping[str, str], edits: str = "") -> None:
         person, settings = self._directory.person(asker.id), self._load()
-        services = list_services(settings.chatops, person, "scale", list(settings.services))
-        if not services:
-            self._replies.answer(asker, say(":no_entry: You have no role for `scale` on any service."))
+        try:
+            self._reading.check_where_shown(asker, "form")
+            with noting_refusals(self._desk.store, make_entry(asker, "form")):
+                check(settings.chatops, person, "scale")
+        except ForkyardError as error:
+            self._replies.answer(asker, refuse(error))
             return
+        services = list_services(settings.chatops, person, "scale", list(settings.services))
         channel = asker.channel or next(iter(settings.chatops.channels), "")
-        form = make_scale_form(services, channel=channel, service=service, number=number, reason=reason, edits=edits)
-        self._open(asker, form)
+        self._open(asker, make_scale_form(services, draft, channel=channel, edits=edits))
+        self._learn_zone(asker)
+
+    def _learn_zone(self, asker: Asker) -> None:
+        """Have the zone known when the form comes back: its times are judged before it closes."""
+        try:
+            self._directory.zone(asker.id)
+        except ForkyardError as error:
+            logger.info("the zone of %s is not known yet: %s", asker.id, error)
 
     def _open_edit(self, asker: Asker, ticket: Ticket) -> None:
-        request = self._desk.store.get(ticket.request_id)
-        self._open_form(asker, request.service, str(request.target), request.reason, str(ticket))
+        try:
+            request = self._clerk.check_editable(ticket.request_id)
+        except ForkyardError as error:
+            self._refuse_click(asker, "edit", error)
+            return
+        self._open_form(asker, draft_request(request), str(ticket))
 
     def _open_deny(self, asker: Asker, ticket: Ticket) -> None:
         self._open(asker, make_deny_form(self._desk.store.get(ticket.request_id), ticket, asker.channel))
@@ -282,54 +267,50 @@ class Listeners:
     def on_scale_form(self, ack: Ack, body: Body, view: Body) -> None:
         """Take the filled-in form: it says a command, which is read like any other."""
         text, channel, edits = read_scale_form(view)
-        asker = Asker(read_asker(body).id, read_asker(body).team, channel, trigger=str(view["id"]))
-        delivery = f"form:{view['id']}:{view.get('hash', '')}"
-        try:
-            self._check_place(asker, text)
-            command = self._parse(asker, text)
-        except ForkyardError as error:
-            ack(response_action="errors", errors={"target": str(error)[:150]})
+        asker = replace(read_asker(body), channel=channel, response_url="")
+        found = self._reading.read_now(asker, text, datetime.now(UTC))
+        errors = _complain(found) if isinstance(found, Complaint) else self._judge_number(found)
+        if errors:
+            ack(response_action="errors", errors=errors)
+            if isinstance(found, Complaint):
+                self._workers.submit(self._reading.note_complaint, asker, text, found)
             return
-        if not isinstance(command, Scale):
-            ack(response_action="errors", errors=_complain(command))
-            return
-        if edits:
-            self.submit(self._edit, asker, edits, command, delivery)
+        with self._workers.first():
+            letter = self._keep(asker, "form", f"{view['id']}:{view.get('hash', '')}", text=text, edits=edits)
             ack()
-            return
-        try:
-            answer = self._accept(asker, command, text, delivery)
-        except ForkyardError as error:
-            ack(response_action="errors", errors={"target": str(error)[:150]})
-            return
-        ack()
-        if answer is not None:
-            self.submit(self._replies.answer, asker, answer)
+        self._submit(letter)
 
-    def _edit(self, asker: Asker, edits: str, command: Scale, delivery: str) -> None:
-        self._clerk.edit(asker, read_ticket(edits), command, delivery=delivery)
+    def _judge_number(self, command: Command | None) -> dict[str, str]:
+        """What is wrong with the number, as far as the settings say; the rest is told after the form is closed."""
+        if not isinstance(command, Scale) or command.amount.relative:
+            return {}
+        asked = ScaleRequest("", command.service, command.amount.number, "", datetime.now(UTC))
+        try:
+            check_request(asked, self._load().service(command.service).limits)
+        except RequestError as error:
+            return {"target": str(error)[:150]}
+        return {}
 
     def on_deny_form(self, ack: Ack, body: Body, view: Body) -> None:
         """Take the reason."""
         reason, channel, value = read_deny_form(view)
-        asker = Asker(read_asker(body).id, read_asker(body).team, channel)
-        delivery = f"form:{view['id']}"
-        new = self._desk.store.deliver(delivery)
-        ack()
-        if new:
-            self.submit(self._carry_out, asker, Deny(read_ticket(value).request_id, reason), delivery)
+        asker = replace(read_asker(body), channel=channel, response_url="")
+        with self._workers.first():
+            letter = self._keep(asker, "deny", str(view["id"]), reason=reason, value=value)
+            ack()
+        self._submit(letter)
 
     # Home
 
     def on_home(self, event: Body) -> None:
         """Fill in the home tab of whoever opened it."""
         if event.get("tab") == "home":
-            self.submit(self._publish_home, str(event["user"]))
+            self._workers.submit(self._publish_home, str(event["user"]))
 
     def on_home_button(self, ack: Ack, body: Body) -> None:
         """Fill it in anew."""
         ack()
-        self.submit(self._publish_home, read_asker(body).id)
+        self._workers.submit(self._publish_home, read_asker(body).id)
 
     def _publish_home(self, user: str) -> None:
         view = {"type": "home", "blocks": self._clerk.render_home(user)}
@@ -339,9 +320,9 @@ class Listeners:
             logger.warning("no home for %s: %s", user, error)
 
 
-def _complain(complaint: Command | Complaint) -> dict[str, str]:
+def _complain(complaint: Complaint) -> dict[str, str]:
     """Which field of the form is to blame, as far as that can be seen."""
-    text = str(complaint) if isinstance(complaint, Complaint) else "This form only scales."
+    text = str(complaint)
     lower = text.lower()
     field = (
         "because" if "reason" in lower else "at" if "time" in lower or "zone" in lower or "past" in lower else "target"

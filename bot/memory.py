@@ -5,7 +5,7 @@ Written before a message is posted and again after it, so that a bot that is kil
 the channel before it posts another one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -80,6 +80,11 @@ class Memory:
         same = (_shown.c.request_id == shown.request_id, _shown.c.kept.is_(shown.kept))
         with self._engine.execution_options(writes=True).begin() as connection:
             connection.execute(update(_shown).where(*same).values(done=True))
+
+    def reopen(self, request_ids: Collection[str]) -> None:
+        """Have the messages of these requests, where they have one, edited once more."""
+        with self._engine.execution_options(writes=True).begin() as connection:
+            connection.execute(update(_shown).where(_shown.c.request_id.in_(request_ids)).values(done=False))
 
     def _list(self, condition: Any) -> dict[str, Shown]:  # noqa: ANN401 - SQLAlchemy's
         with self._engine.begin() as connection:

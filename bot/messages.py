@@ -33,6 +33,8 @@ class Sight:
     """Whether somebody said that it may stay as it came out."""
     trouble: str = ""
     """Why the run cannot be followed at the moment."""
+    waits_for: str = ""
+    """Who is changing the service while the run waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def _places(plan: PlanRecord) -> list[str]:
 
 
 def _whose(request: Request) -> str:
-    sent_back = f"*Sent back:* {clean(request.error)}.\n" if request.error else ""
+    sent_back = f"*Sent back:* {b.clean_naming(request.error)}.\n" if request.error else ""
     if request.need is Need.REQUESTER:
         return f"{sent_back}{mention(request.requested_by)} can confirm it: {clean(request.need_why)}."
     return f"{sent_back}*Needs another person's approval*: {clean(request.need_why)}."
@@ -184,7 +186,8 @@ def _running(sight: Sight) -> list[Block]:
     percent = f"{sight.progress.percent:.0f} %" if sight.progress and sight.progress.percent else "begun"
     more = [b.button("Details", "details", url=sight.run_url)] if sight.run_url else []
     trouble = [b.section(_trouble(sight).strip())] if sight.trouble else []
-    return [_plan(sight, stages, percent, over=False), *trouble, _cancel(sight.request, *more)]
+    waits = [b.context(f"Waits for the lease: {sight.waits_for}")] if sight.waits_for else []
+    return [_plan(sight, stages, percent, over=False), *waits, *trouble, _cancel(sight.request, *more)]
 
 
 def _plan(sight: Sight, stages: Sequence[Stage], title: str, *, over: bool) -> Block:

@@ -2,7 +2,7 @@
 Who asks: the person with the groups that they are in now, and their time zone.
 
 Groups are asked for anew after a few seconds, so that a role which was taken away in Slack is gone. What cannot be
-asked is not assumed: without its answer a group has nobody in it.
+asked is not assumed: without Slack's answer a group gives nobody a role, and the person is told why.
 """
 
 import logging
@@ -62,22 +62,28 @@ class Directory:
     def person(self, user: str) -> Person:
         """The person, with those of the roles' groups that they are in."""
         named = {group for role in self._chatops().roles.values() for group in role.groups}
-        return Person(user, frozenset(group for group in named if user in self._members(group)))
+        known = {group: self._members(group) for group in named}
+        inside = frozenset(group for group, members in known.items() if members is not None and user in members)
+        return Person(user, inside, unsure=any(members is None for members in known.values()))
 
     def zone(self, user: str) -> str:
         """The person's time zone as Slack knows it; raises ForkyardError when it cannot be asked."""
-        now = time.monotonic()
-        with self._lock:
-            known = self._zones.get(user)
-        if known is not None and known[0] > now:
-            return known[1]
+        known = self.known_zone(user)
+        if known is not None:
+            return known
         found = call("users.info", self._client.users_info, user=user)
         zone = str((found.get("user") or {}).get("tz") or "Z")
         with self._lock:
-            self._zones[user] = (now + ZONE_SECONDS, zone)
+            self._zones[user] = (time.monotonic() + ZONE_SECONDS, zone)
         return zone
 
-    def _members(self, group: str) -> frozenset[str]:
+    def known_zone(self, user: str) -> str | None:
+        """The zone if it was asked for lately: without any call."""
+        with self._lock:
+            known = self._zones.get(user)
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
+    def _members(self, group: str) -> frozenset[str] | None:
         now = time.monotonic()
         with self._lock:
             known = self._groups.get(group)
@@ -87,8 +93,8 @@ class Directory:
             answer = call("usergroups.users.list", self._client.usergroups_users_list, usergroup=group)
             members = frozenset(str(user) for user in answer.get("users") or ())
         except ForkyardError as error:
-            logger.warning("group %s: nobody counts as its member: %s", group, error)
-            members = frozenset()
+            logger.warning("group %s: nobody counts as its member now: %s", group, error)
+            return None
         with self._lock:
             self._groups[group] = (now + GROUP_SECONDS, members)
         return members

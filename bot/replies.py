@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 from slack_sdk import WebClient
@@ -9,13 +10,13 @@ from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from bot.messages import Message
 from bot.people import Asker
-from bot.slack_api import SECONDS, call
+from bot.slack_api import SECONDS, Limited, call, read_wait
 from forkyard.errors import ForkyardError, Unavailable
 from forkyard.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = timedelta(seconds=20)
+PATIENCE = timedelta(seconds=40)
 """An answer that comes later than this answers nothing any more; what was asked is on record and in the channel."""
 
 _TOO_MANY = 429
@@ -28,12 +29,20 @@ class Replies:
     def __init__(self, client: WebClient) -> None:
         """Send through *client* where there is no address."""
         self._client = client
+        self._until = 0.0
+        """Until when Slack wants no answers, whoever they are for."""
 
     def answer(self, asker: Asker, message: Message) -> None:
         """Answer; when Slack cannot be reached it is only a line in the log."""
 
-        def send() -> bool:
-            self._send(asker, message)
+        def send() -> bool | None:
+            if monotonic() < self._until:
+                return None
+            try:
+                self._send(asker, message)
+            except Limited as error:
+                self._until = max(self._until, monotonic() + error.seconds)
+                raise
             return True
 
         try:
@@ -45,8 +54,10 @@ class Replies:
         said: dict[str, Any] = {"text": message.text, "blocks": message.blocks}
         if asker.response_url:
             answer = self._webhook(asker.response_url, said)
-            if answer.status_code == _TOO_MANY or answer.status_code >= _SERVER:
-                text = f"Slack answers {answer.status_code}"
+            text = f"Slack answers {answer.status_code}"
+            if answer.status_code == _TOO_MANY:
+                raise Limited(text, read_wait(answer.headers))
+            if answer.status_code >= _SERVER:
                 raise Unavailable(text)
             if answer.status_code < 400:  # noqa: PLR2004 - HTTP's refusals
                 return

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -20,6 +21,7 @@ from bot.board import Board
 from bot.checks import Secrets
 from bot.clerk import Clerk
 from bot.inbox import open_inbox
+from bot.leases import Leases
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
@@ -29,11 +31,12 @@ from bot.schedule import Schedule
 from bot.sights import Sights
 from bot.slack_api import make_client
 from bot.web import Web
+from bot.workers import Workers
 from flows.events import RunEvents, listening
 from flows.runs import Runs
 from forkyard.errors import NotReady
 from forkyard.estimates import list_runs
-from forkyard.requests import Request, State
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import Open, plan_now
 from forkyard.requests.plans import PlanRecord
@@ -77,13 +80,14 @@ def running_bot(
             runner.hear(run_id)
             woken.set()
 
-        workers = stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker"))
+        workers = Workers(stack.enter_context(ThreadPoolExecutor(WORKERS, "forkyard-worker")), replies)
+        sights = Sights(load, store, opening)
         clerk = Clerk(
             load,
             desk,
             directory,
             runner,
-            Sights(load, store, opening),
+            sights,
             memory,
             replies,
             look=look,
@@ -97,16 +101,17 @@ def running_bot(
             memory,
             runner,
             client,
-            plan=lambda request: listeners.submit(clerk.plan, request),
+            plan=lambda request: workers.submit(clerk.plan, request),
             woken=woken,
-            calendar=lambda: listeners.submit(schedule.look),
+            calendar=lambda: workers.submit(schedule.look),
+            leases=Leases(sights.find_holder, workers.submit),
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)
         listeners.resume()
         stack.enter_context(_looping(board))
         stack.enter_context(listening(events, hear))
-        stack.enter_context(_listening(app, secrets, settings))
+        stack.enter_context(_listening(app, secrets, settings, store))
         yield
 
 
@@ -143,9 +148,10 @@ def _looping(board: Board) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(app: App, secrets: Secrets, settings: Settings) -> Iterator[None]:
+def _listening(app: App, secrets: Secrets, settings: Settings, store: Store) -> Iterator[None]:
     if settings.chatops.mode == "http":
-        web = Web(app, settings.chatops.http_port)
+        forged = Entry(who="somebody", action="request", where="http", decision="refused")
+        web = Web(app, settings.chatops.http_port, lambda why: store.note(replace(forged, detail=why)))
         web.start()
         try:
             yield

@@ -8,9 +8,9 @@ from threading import Lock
 
 from slack_sdk import WebClient
 
-from bot.blocks import clean
+from bot.blocks import clean, clean_naming
 from bot.memory import Memory
-from bot.slack_api import call
+from bot.slack_api import ChannelGone, call
 from forkyard.errors import ForkyardError, InvalidRequest
 from forkyard.requests.calendar import Notice, load_calendar, tick
 from forkyard.requests.desk import Desk
@@ -70,13 +70,20 @@ class Schedule:
     def _tell(self, channel: str, notice: Notice) -> None:
         shown = self._memory.find(notice.request.id)
         if shown is not None and shown.ts:
-            self._say(shown.channel, clean(notice.text), shown.ts)
+            self._say(shown.channel, clean_naming(notice.text), shown.ts)
         else:
-            self._say(channel, clean(notice.text), "")
+            self._say(channel, clean_naming(notice.text), "")
 
     def _say(self, channel: str, text: str, thread: str) -> None:
         where = {"thread_ts": thread} if thread else {}
-        try:
-            call("chat.postMessage", self._client.chat_postMessage, channel=channel, text=text[:3000], **where)
-        except ForkyardError as error:
-            logger.warning("the channel was not told %r: %s", text[:80], error)
+        others = [] if thread else [name for name in self._load().chatops.channels if name != channel]
+        for place in [channel, *others]:
+            try:
+                call("chat.postMessage", self._client.chat_postMessage, channel=place, text=text[:3000], **where)
+            except ChannelGone as error:
+                logger.warning("%s was not told %r: %s", place, text[:80], error)
+            except ForkyardError as error:
+                logger.warning("the channel was not told %r: %s", text[:80], error)
+                return
+            else:
+                return

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 from bot.answers import ServiceSight
 from forkyard.errors import ForkyardError
-from forkyard.model import Fleet
+from forkyard.model import Fleet, LeaseHolder
 from forkyard.phases import observe_fleet
-from forkyard.requests import Request, State
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.audit import Logged
 from forkyard.requests.looking import Open
 from forkyard.requests.store import Store
@@ -15,6 +15,8 @@ from forkyard.settings import Settings
 
 DAY = timedelta(hours=24)
 _LINES = 20
+_LOOKED_AT = 1000
+"""Lines of the log among which the last ones for a person are looked for."""
 
 
 class Sights:
@@ -53,12 +55,18 @@ class Sights:
         except ForkyardError as error:
             return None, str(error), ""
 
+    def find_holder(self, service: str) -> LeaseHolder | None:
+        """Who holds the service's lease; raises ForkyardError when that cannot be asked."""
+        with self._opening(self._load(), service) as world:
+            return world.registry.holder(service)
+
     def list_scheduled(self, service: str | None) -> list[Request]:
         """What is going to happen by itself, and what would once it is approved."""
         found = self._store.list_requests(states=[State.SCHEDULED, State.AWAITING], service=service)
         return [request for request in found if request.start_at is not None]
 
-    def read_log(self, about: str | None, since: timedelta | None) -> list[Logged]:
-        """The log's last lines about a service, a request or a person."""
+    def read_log(self, about: str | None, since: timedelta | None, sees: Callable[[Entry], bool]) -> list[Logged]:
+        """The log's last lines about a service, a request or a person, of those that *sees* lets through."""
         start = datetime.now(UTC) - since if since is not None else None
-        return self._store.read_log(about=about, since=start, limit=_LINES)
+        found = self._store.read_log(about=about, since=start, limit=_LOOKED_AT)
+        return [logged for logged in found if sees(logged.entry)][-_LINES:]

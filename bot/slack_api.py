@@ -1,6 +1,6 @@
 """Slack's Web API with its refusals translated, once, into errors that say whether the same call may be made again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, TypeVar
@@ -27,7 +27,6 @@ _NOT_US = frozenset(
         "invalid_auth",
         "not_authed",
         "account_inactive",
-        "missing_scope",
         "org_login_required",
     }
 )
@@ -39,6 +38,10 @@ class ChannelGone(NotFound):
 
 class MessageGone(NotFound):
     """The message was deleted: it must be posted anew."""
+
+
+class ScopeMissing(PermanentError):
+    """The app may not do this one thing: all that needs another scope goes on."""
 
 
 class Limited(Unavailable):
@@ -62,7 +65,8 @@ def call(what: str, function: Callable[..., T], **arguments: Any) -> T:  # noqa:
     Raises:
         Limited, Unavailable: Slack is busy or away; the same call may succeed later.
         ChannelGone, MessageGone: there is nothing to write to.
-        CredentialsRejected: a token was revoked, or a scope is missing; the message names it.
+        CredentialsRejected: a token was revoked.
+        ScopeMissing: the app was not given a scope; the message names it.
         PermanentError: Slack refuses the call itself.
     """
     try:
@@ -75,21 +79,31 @@ def call(what: str, function: Callable[..., T], **arguments: Any) -> T:  # noqa:
         raise Unavailable(text) from error
 
 
+def read_wait(headers: Mapping[str, str]) -> float:
+    """For how many seconds a 429 wants to be left alone."""
+    return float(headers.get("Retry-After", headers.get("retry-after", DEFAULT_WAIT)))
+
+
 def _translate(what: str, error: SlackApiError) -> Exception:
     response = error.response
     status = int(getattr(response, "status_code", HTTPStatus.OK))
     code = str(response.get("error", "") or "")
     text = f"Slack refuses {what}: {code or status}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or code == "ratelimited":
-        headers = getattr(response, "headers", {})
-        return Limited(text, float(headers.get("Retry-After", headers.get("retry-after", DEFAULT_WAIT))))
+        return Limited(text, read_wait(getattr(response, "headers", {})))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in {"internal_error", "service_unavailable", "fatal_error"}:
         return Unavailable(text)
     if code in _GONE:
         return ChannelGone(f"{text}. Invite the bot to the channel, or name another one in chatops.channels.")
     if code in _NO_MESSAGE:
         return MessageGone(text)
-    if code in _NOT_US:
+    return _translate_refusal(text, code, response)
+
+
+def _translate_refusal(text: str, code: str, response: Any) -> Exception:  # noqa: ANN401 - the library's own
+    if code == "missing_scope":
         needed = f" ({response.get('needed')})" if response.get("needed") else ""
-        return CredentialsRejected(f"{text}{needed}. See docs/slack.md for tokens and scopes.")
+        return ScopeMissing(f"{text}{needed}. Add it under OAuth & Permissions and install the app again.")
+    if code in _NOT_US:
+        return CredentialsRejected(f"{text}. See docs/slack.md for tokens.")
     return PermanentError(f"{text} {response.get('errors') or ''}".strip())

@@ -19,11 +19,15 @@ def run_bot(config: Path | None, *, lab: bool, check: bool, as_json: bool) -> in
     load = SettingsFile(config, lab=lab)
     chatops = load().chatops
     secrets = read_secrets(chatops)
-    missing = list(find_missing(chatops, secrets)) or list(find_missing_in_slack(chatops, secrets))
-    for sentence in missing:
+    missing, warnings = list(find_missing(chatops, secrets)), list[str]()
+    if not missing:
+        found = list(find_missing_in_slack(chatops, secrets))
+        missing = [finding.text for finding in found if finding.stops]
+        warnings = [finding.text for finding in found if not finding.stops]
+    for sentence in [*missing, *(f"warning: {text}" for text in warnings)]:
         say(f"forkyard bot: {sentence}")
     if as_json:
-        emit({"missing": missing})
+        emit({"missing": missing, "warnings": warnings})
     if missing or check:
         return CAN_BE_MENDED if missing else AS_ASKED
     from bot.run import running_bot  # noqa: PLC0415 - imports what a refused start need not wait for

@@ -33,6 +33,7 @@ from forkyard.commands import (
     Unlock,
     Whoami,
 )
+from forkyard.drafts import CLAUSES, draft_of, sketch
 from forkyard.errors import InvalidRequest
 from forkyard.moments import AmbiguousTime, When, read_duration, read_when
 from forkyard.usages import USAGES
@@ -63,7 +64,7 @@ class Complaint:
     choices: tuple[str, ...] = ()
     """Whole commands to choose from, where a local time comes twice."""
     draft: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was understood so far (`service`, `number`, `reason`), for a form that is filled in."""
+    """What was understood (`service`, `number`, `at`, `hold`, `reason`), for a form that is filled in."""
 
     def __str__(self) -> str:
         """All of it, for a place without buttons."""
@@ -135,7 +136,7 @@ class _Reader:
 
     def when(self) -> When:
         taken: list[str] = []
-        while self.words and self.peek() not in _CLAUSES:
+        while self.words and self.peek() not in CLAUSES:
             taken.append(self.take("the time").text)
         return read_when(taken, self.now, self.zone)
 
@@ -166,9 +167,6 @@ class _Reader:
 
 def _refuse(text: str, *, wrong: str | None = None, right: str | None = None) -> NoReturn:
     raise _Wrong(text, wrong=wrong, right=right)
-
-
-_CLAUSES = {"for", "because", "dry-run", "--dry-run"}
 
 
 class _Wrong(InvalidRequest):
@@ -203,9 +201,9 @@ def parse(text: str, now: datetime, zone: str, services: Collection[str] = ()) -
     except AmbiguousTime as error:
         return _ask_which(error, words, verb, reader)
     except InvalidRequest as error:
-        return Complaint(
-            str(error), verb, USAGES[verb].form, _mean(error, words, now, zone, services), (), reader.draft
-        )
+        meant = _mean(error, words, now, zone, services)
+        draft = sketch(words, services) | reader.draft | (draft_of(meant) if meant is not None else {})
+        return Complaint(str(error), verb, USAGES[verb].form, None if meant is None else str(meant), (), draft)
     return command
 
 
@@ -218,17 +216,20 @@ def _unknown_verb(words: Sequence[Word], now: datetime, zone: str, services: Col
     guess = parse(_write([Word(near[0]), *words[1:]]), now, zone, services)
     if isinstance(guess, Complaint):
         return replace(guess, text=f"{text} Taken for `{near[0]}`: {guess.text}", choices=())
-    return Complaint(text, near[0], USAGES[near[0]].form, str(guess), (), _draft_of(guess))
+    return Complaint(text, near[0], USAGES[near[0]].form, str(guess), (), draft_of(guess))
 
 
 def _mean(
     error: InvalidRequest, words: Sequence[Word], now: datetime, zone: str, services: Collection[str]
-) -> str | None:
+) -> Command | None:
+    """The whole command that was probably meant."""
     if not isinstance(error, _Wrong) or error.right is None:
         return None
     swapped = [Word(error.right) if i and word.key == error.wrong else word for i, word in enumerate(words)]
     guess = parse(_write(swapped), now, zone, services)
-    return guess.meant if isinstance(guess, Complaint) else str(guess)
+    if isinstance(guess, Complaint) and guess.meant is not None:
+        guess = parse(guess.meant, now, zone, services)
+    return None if isinstance(guess, Complaint) else guess
 
 
 def _ask_which(error: AmbiguousTime, words: Sequence[Word], verb: str, reader: _Reader) -> Complaint:
@@ -237,7 +238,8 @@ def _ask_which(error: AmbiguousTime, words: Sequence[Word], verb: str, reader: _
         guess = _with_time(list(words), verb, reader, choice)
         if guess is not None:
             found.append(str(guess))
-    return Complaint(str(error), verb, USAGES[verb].form, None, tuple(found), reader.draft)
+    draft = sketch(words, reader.services) | reader.draft
+    return Complaint(str(error), verb, USAGES[verb].form, None, tuple(found), draft)
 
 
 def _with_time(words: list[Word], verb: str, reader: _Reader, choice: When) -> Command | None:
@@ -246,7 +248,7 @@ def _with_time(words: list[Word], verb: str, reader: _Reader, choice: When) -> C
     start = next((i for i, word in enumerate(words) if word.key == mark and i > 1), None)
     if start is None:
         return None
-    end = next((i for i in range(start, len(words)) if words[i].key in _CLAUSES), len(words))
+    end = next((i for i in range(start, len(words)) if words[i].key in CLAUSES), len(words))
     swapped = [*words[: start + 1], *(Word(part) for part in str(choice).split()), *words[end:]]
     guess = parse(_write(swapped), reader.now, reader.zone, reader.services)
     return None if isinstance(guess, Complaint) else guess
@@ -254,12 +256,6 @@ def _with_time(words: list[Word], verb: str, reader: _Reader, choice: When) -> C
 
 def _write(words: Sequence[Word]) -> str:
     return " ".join(quote(word.text) if word.quoted else word.text for word in words)
-
-
-def _draft_of(command: Command) -> dict[str, str]:
-    found = {"service": getattr(command, "service", None), "number": getattr(command, "amount", None)}
-    found["reason"] = getattr(command, "reason", None)
-    return {key: str(value) for key, value in found.items() if value}
 
 
 def _read_help(reader: _Reader) -> Help:

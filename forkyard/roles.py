@@ -27,6 +27,8 @@ class Person:
     id: str
     groups: frozenset[str] = frozenset()
     """Ids of the user groups that they are in now."""
+    unsure: bool = False
+    """Whether it could not be asked which groups they are in: what is refused then may be allowed a moment later."""
 
 
 def may(chatops: ChatopsSettings, person: Person, verb: str, service: str | None = None) -> bool:
@@ -41,6 +43,9 @@ def check(chatops: ChatopsSettings, person: Person, verb: str, service: str | No
     if may(chatops, person, verb, service):
         return
     what = f"{verb} {service}" if service else verb
+    if person.unsure:
+        text = f"{what}: Slack cannot be asked for your groups now, so your roles are not known. Try again in a minute."
+        raise NotPermitted(text)
     able = name_able(chatops, verb, service)
     next_step = f"Ask one of {able}" if able else "Nobody may yet"
     text = f"{what}: you have no role for it. {next_step}, or have a role added under [chatops.roles] in forkyard.toml."

@@ -82,8 +82,9 @@ class Server:
         error = ""
         try:
             known = self._admit(method, arguments, request.headers.get("authorization", ""))
+            scopes = SCOPES - self.workspace.faults.missing_scopes
             answer = {"ok": True} | known.call(self.workspace, arguments | {"_host": self.host})
-            response: Response = JSONResponse(answer, headers={"x-oauth-scopes": ",".join(sorted(SCOPES))})
+            response: Response = JSONResponse(answer, headers={"x-oauth-scopes": ",".join(sorted(scopes))})
         except Refusal as refusal:
             error = refusal.error
             headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
@@ -113,13 +114,22 @@ class Server:
             refuse("not_allowed_token_type" if other else "invalid_auth")
         if faults.revoked:
             refuse("token_revoked")
-        if known.scope and known.scope not in SCOPES - faults.missing_scopes:
-            provided = ",".join(sorted(SCOPES - faults.missing_scopes))
-            refuse("missing_scope", needed=known.scope, provided=provided)
+        given, scope = SCOPES - faults.missing_scopes, self._find_scope(known.scope, arguments)
+        if scope and scope not in given:
+            refuse("missing_scope", needed=scope, provided=",".join(sorted(given)))
         if now < faults.limited_until:
             refuse("ratelimited", status=429, retry_after=max(1, round(faults.limited_until - now)))
         self.rates.count(method, str(arguments.get("channel", "")))
         return known
+
+    def _find_scope(self, scope: str, arguments: Json) -> str:
+        """What is read of a channel needs the scope of the channel's kind."""
+        kind, _, what = scope.partition(":")
+        wanted = str(arguments.get("channel", "")).removeprefix("#")
+        found = next((one for one in self.workspace.channels.values() if wanted in {one.id, one.name}), None)
+        if kind != "channels" or found is None:
+            return scope
+        return f"im:{what}" if found.id[0] == "D" else f"groups:{what}" if found.private else scope
 
     async def link(self, socket: WebSocket) -> None:
         """Take one WebSocket of Socket Mode."""
@@ -218,7 +228,7 @@ class Server:
     async def faults(self, asked: Json) -> Json:
         """Let things go wrong, or right again."""
         faults, now = self.workspace.faults, time.time()
-        known = {"down", "ratelimited", "revoked", "missing_scopes", "archived", "deleted", "refresh", "cut"}
+        known = {"down", "ratelimited", "revoked", "missing_scopes", "archived", "private", "deleted", "refresh", "cut"}
         if asked.keys() - {*known, "as", "request_url"}:
             refuse("unknown_fault", known=sorted(known))
         if "down" in asked:
@@ -230,6 +240,8 @@ class Server:
         self.delivery.request_url = str(asked.get("request_url", self.delivery.request_url))
         for channel, archived in (asked.get("archived") or {}).items():
             self.workspace.channel(channel).archived = bool(archived)
+        for channel, private in (asked.get("private") or {}).items():
+            self.workspace.channel(channel).private = bool(private)
         for channel in asked.get("deleted") or []:
             del self.workspace.channels[self.workspace.channel(channel).id]
         if asked.get("refresh"):

@@ -32,7 +32,7 @@ SCOPES = frozenset(
             "commands",
             "files:read",
         ),
-        *("files:write", "groups:read", "im:write", "usergroups:read", "users:read"),
+        *("files:write", "groups:history", "groups:read", "im:history", "im:write", "usergroups:read", "users:read"),
     }
 )
 """What the app was given when it was installed."""
@@ -100,6 +100,7 @@ class Channel:
     name: str
     members: set[str]
     archived: bool = False
+    private: bool = False
     messages: list[Message] = field(default_factory=list)
 
 

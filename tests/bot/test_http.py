@@ -62,6 +62,8 @@ def test_what_is_forged_old_or_malformed_gets_401_and_does_nothing(web: Stage, t
     for malformed in ("", "soon", "1e9", "-5", "9" * 40, f"{now}.5"):
         assert send(web, at=malformed) == 401
     assert web.store.list_requests() == []
+    (entry,) = [logged.entry for logged in web.store.read_log() if logged.entry.action == "request"]
+    assert (entry.who, entry.decision) == ("somebody", "refused")
     assert send(web, at=now) == 200
     assert send(web, at=now) == 200
     web.until_row("awaiting approval")
@@ -78,7 +80,33 @@ def test_the_bot_says_what_is_missing_in_a_sentence_each(quiet_stage: Stage) -> 
     assert list(find_missing(chatops, secrets)) + list(find_missing_in_slack(chatops, secrets)) == []
     other = replace(chatops, teams=("T0OTHER001",), channels=("C0LABFLEET", "C0LABOTHER", "C404"))
     found = list(find_missing_in_slack(other, secrets))
-    assert ["T0LAB00001" in found[0], "/invite @forkyard" in found[1], "channel_not_found" in found[2]] == [True] * 3
+    says = ["T0LAB00001" in found[0].text, "/invite @forkyard" in found[1].text, "channel_not_found" in found[2].text]
+    assert says == [True] * 3
     quiet_stage.slack.faults(revoked=True)
-    assert "token_revoked" in next(find_missing_in_slack(chatops, secrets))
+    assert "token_revoked" in next(find_missing_in_slack(chatops, secrets)).text
     assert secrets.bot_token not in repr(secrets)
+
+
+def test_a_channel_that_cannot_be_used_stops_the_bot_only_when_no_other_one_works(quiet_stage: Stage) -> None:
+    secrets, slack = read_secrets(quiet_stage.settings.chatops), quiet_stage.slack
+    both = replace(quiet_stage.settings.chatops, channels=("C0LABFLEET", "C0LABOTHER"))
+    (warning,) = find_missing_in_slack(both, secrets)
+    assert not warning.stops
+    slack.faults(archived={"fleet": True})
+    assert [finding.stops for finding in find_missing_in_slack(both, secrets)] == [True, True]
+    assert slack.api("conversations.join", channel="general").json()["ok"]
+    (warning,) = find_missing_in_slack(both, secrets)
+    assert (warning.stops, "is archived" in warning.text) == (False, True)
+
+
+def test_what_only_private_channels_need_is_a_warning_while_no_other_channel_is_named(quiet_stage: Stage) -> None:
+    secrets, chatops, slack = (
+        read_secrets(quiet_stage.settings.chatops),
+        quiet_stage.settings.chatops,
+        quiet_stage.slack,
+    )
+    slack.faults(missing_scopes=["groups:read"])
+    (warning,) = find_missing_in_slack(chatops, secrets)
+    assert (warning.stops, "groups:read" in warning.text) == (False, True)
+    slack.faults(private={"fleet": True})
+    assert [finding.stops for finding in find_missing_in_slack(chatops, secrets)] == [False, True]

@@ -164,6 +164,16 @@ def test_tokens_and_scopes_are_looked_at(slack: LabSlack) -> None:
     assert refusal(slack, "auth.test") == "token_revoked"
 
 
+def test_each_kind_of_channel_has_a_scope_of_its_own(slack: LabSlack) -> None:
+    slack.faults(private={"fleet": True}, missing_scopes=["groups:history", "im:history"])
+    answer = slack.api("conversations.history", channel=FLEET).json()
+    assert (answer["error"], answer["needed"]) == ("missing_scope", "groups:history")
+    direct = slack.api("conversations.open", users=ANNA).json()["channel"]["id"]
+    assert slack.api("conversations.history", channel=direct).json()["needed"] == "im:history"
+    slack.faults(private={"fleet": False})
+    assert slack.api("conversations.history", channel=FLEET).json()["ok"]
+
+
 def test_an_unknown_method_fails_loudly(slack: LabSlack) -> None:
     assert refusal(slack, "pins.add") == "unknown_method"
     assert slack.state()["complaints"] == ["pins.add: no such method here"]

@@ -86,7 +86,7 @@ def test_a_sale_is_announced_once_then_checked_a_day_and_ten_minutes_before(hall
     begins = START - timedelta(minutes=1)
     (day,) = hall.look(begins - timedelta(hours=24))
     assert f"game to 4 in 24 h ({row.token}): 4 to fork, room for" in day
-    assert f"approved by {BEN}" in day
+    assert f"approved by <@{BEN}>" in day
     (minutes,) = hall.look(begins - timedelta(minutes=10))
     assert f"game to 4 in 10 min ({row.token})" in minutes
     assert hall.look(begins - timedelta(minutes=9)) == []

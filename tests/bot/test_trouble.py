@@ -2,16 +2,18 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from bot.memory import open_memory
 from forkyard.commands import Amount, Scale
-from forkyard.requests import State
+from forkyard.names import new_request_id
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import plan_now
 from forkyard.roles import Person
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.lab import until
-from tests.support.slack import ANNA, FLEET
+from tests.support.slack import ANNA, FLEET, GENERAL
 
 
 def run_it(stage: Stage) -> None:
@@ -42,9 +44,9 @@ def test_a_storm_of_429_is_waited_out_and_the_end_is_shown(stage: Stage) -> None
     stage.slack.faults(ratelimited=2)
     stage.prefect.end(stage.prefect.the_run(), serving=4, made=4)
     stage.until_row("succeeded")
-    refused = [call for call in stage.slack.calls() if call["error"] == "ratelimited"]
     stage.until_shown("*4 serve*", seconds=15)
-    assert len(refused) <= 3
+    refused = [call for call in stage.slack.calls() if call["error"] == "ratelimited"]
+    assert 1 <= len(refused) <= 3
 
 
 def test_an_archived_channel_moves_the_message_to_whoever_asked(stage: Stage) -> None:
@@ -54,6 +56,63 @@ def test_an_archived_channel_moves_the_message_to_whoever_asked(stage: Stage) ->
     direct = f"D{ANNA[1:]}"
     until(lambda: "4 serve" in text_of(stage.slack.messages("anna", direct)), seconds=15)
     assert any("is gone" in logged.entry.detail for logged in stage.store.read_log())
+
+
+def refusals(stage: Stage, error: str) -> int:
+    return len([call for call in stage.slack.calls() if call["error"] == error])
+
+
+def forget_message(stage: Stage, row: Request) -> None:
+    """As if the bot had been killed while it posted."""
+    with open_memory(stage.settings) as memory:
+        shown = memory.find(row.id)
+        assert shown is not None
+        memory.change(shown, ts="", digest="")
+
+
+def ask_as(stage: Stage, who: str) -> Request:
+    """A request of somebody who is not in Slack."""
+    row = Request(
+        id=new_request_id(), service="game", target=4, requested_by=who, requested_at=datetime.now(UTC), origin="cli"
+    )
+    row, _ = stage.store.add(row, Entry(who=who, action="scale", request_id=row.id))
+    return row
+
+
+def test_a_request_from_outside_slack_goes_on_in_the_next_channel_that_works(quiet_stage: Stage) -> None:
+    stage = quiet_stage
+    assert stage.slack.api("conversations.join", channel="general").json()["ok"]
+    stage.change(channels=(FLEET, GENERAL))
+    stage.slack.faults(archived={"fleet": True})
+    ask_as(stage, "calendar")
+    stage.start_bot()
+    until(lambda: "Approve" in text_of(stage.slack.messages("anna", GENERAL)), seconds=10)
+
+
+def test_a_request_that_can_be_shown_nowhere_is_tried_now_and_then_until_it_can(quiet_stage: Stage) -> None:
+    stage = quiet_stage
+    stage.slack.faults(archived={"fleet": True})
+    row = ask_as(stage, "local:root")
+    stage.start_bot()
+    until(lambda: refusals(stage, "is_archived") > 0, seconds=10)
+    began = time.monotonic()
+    until(lambda: time.monotonic() > began + 4, seconds=6, what="some rounds")
+    assert refusals(stage, "is_archived") <= 2
+    stage.slack.faults(archived={"fleet": False})
+    stage.until_shown("Approve", request=row, seconds=15)
+
+
+def test_a_missing_scope_keeps_only_what_needs_it_from_being_shown(stage: Stage) -> None:
+    stage.ask()
+    first = stage.until_row("awaiting approval")
+    stage.stop_bot()
+    forget_message(stage, first)
+    stage.slack.faults(missing_scopes=["channels:history"])
+    stage.start_bot()
+    until(lambda: refusals(stage, "missing_scope") > 0, seconds=10)
+    stage.slack.command("scale shop to 4")
+    stage.until_shown("Approve", request=stage.until_row("awaiting approval", lambda row: row.service == "shop"))
+    assert refusals(stage, "missing_scope") <= 2
 
 
 def test_a_deleted_message_is_posted_again(stage: Stage) -> None:
@@ -98,10 +157,7 @@ def test_a_message_that_was_posted_but_not_noted_is_found_again(stage: Stage) ->
     stage.ask()
     row = stage.until_row("awaiting approval")
     stage.stop_bot()
-    with open_memory(stage.settings) as memory:
-        shown = memory.find(row.id)
-        assert shown is not None
-        memory.change(shown, ts="", digest="")
+    forget_message(stage, row)
     stage.start_bot()
     stage.slack.click(stage.message(), "approve", "ben")
     stage.until_run()

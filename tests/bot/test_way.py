@@ -1,6 +1,11 @@
 """The whole way: a command, a plan, an approval by another person, a run, its report; and what stands in between."""
 
+from datetime import UTC, datetime, timedelta
+
+from forkyard.model import LeaseHolder
+from forkyard.registry.fake import FakeRegistry
 from tests.bot.conftest import Stage, buttons_of, text_of
+from tests.support.slack import BEN
 
 
 def test_a_command_becomes_a_plan_that_another_person_approves_and_a_run_that_is_followed_to_its_end(
@@ -23,6 +28,19 @@ def test_a_command_becomes_a_plan_that_another_person_approves_and_a_run_that_is
     assert buttons_of(shown) == ["Roll back to 0", "Open the run"]
     assert [file["name"] for file in stage.until_thread(shown)["files"]] == ["timeline.png"]
     assert stage.slack.state()["complaints"] == []
+
+
+def test_a_run_that_waits_for_the_lease_says_who_is_changing_the_service_and_why(stage: Stage) -> None:
+    message = stage.ask()
+    holder = LeaseHolder("r-other", BEN, "here", 1, datetime.now(UTC), "a sale")
+    with FakeRegistry(stage.world).lease("game", holder, wait=timedelta(seconds=1)):
+        stage.slack.click(message, "approve", "ben")
+        run = stage.until_run()
+        assert stage.prefect.begin(run)
+        run.text = ""  # as long as it has no lease, it says nothing
+        stage.until_shown(f"Waits for the lease: <@{BEN}> is changing it: a sale")
+    stage.prefect.progress(run, 4, 0, 0, 0, 0, total=4)
+    assert "Waits for" not in text_of(stage.until_shown("4 of 4"))
 
 
 def test_a_report_that_comes_long_after_the_end_is_shown_all_the_same(stage: Stage) -> None:

@@ -15,7 +15,7 @@ from forkyard.waiting import wait_for
 
 Json = dict[str, Any]
 
-FLEET = "C0LABFLEET"
+FLEET, GENERAL = "C0LABFLEET", "C0LABOTHER"
 ANNA, BEN, CARO = "U0LABANNA1", "U0LABBEN01", "U0LABCARO1"
 """Who asks, who approves, and who may nothing."""
 

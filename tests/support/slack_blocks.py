@@ -17,10 +17,29 @@ def judge(blocks: list[Json]) -> None:
     assert _bare(shown) == _bare(blocks)
 
 
+def judge_view(view: Json) -> None:
+    """Raise the same for what Slack would not take as a modal or a home tab."""
+    built = [_BUILD[block["type"]](block) for block in view["blocks"]]
+    if view["type"] == "home":
+        shown = s.HomeTabView(built).to_dict()
+        assert _bare(shown["blocks"]) == _bare(view["blocks"])
+        return
+    shown = s.ModalView(
+        _text(view["title"]),
+        built,
+        close=_text(view["close"]),
+        submit=_text(view["submit"]),
+        private_metadata=view["private_metadata"],
+        callback_id=view["callback_id"],
+    ).to_dict()
+    assert {key: _bare(shown[key]) for key in view} == _bare(view)
+
+
 def _bare(thing: Any) -> Any:  # noqa: ANN401 - JSON
-    """Without what slackblocks adds (ids) or leaves out (a false `emoji`)."""
+    """Without what slackblocks adds (ids) or leaves out (a false `emoji` or `optional`)."""
     if isinstance(thing, dict):
-        return {key: _bare(value) for key, value in thing.items() if key not in {"block_id", "emoji"}}
+        kept = {key: value for key, value in thing.items() if key not in {"block_id", "emoji"}}
+        return {key: _bare(value) for key, value in kept.items() if (key, value) != ("optional", False)}
     return [_bare(one) for one in thing] if isinstance(thing, list) else thing
 
 
@@ -54,6 +73,29 @@ def _button(button: Json) -> s.Button:
         asked = s.ConfirmationDialogue(title=title, text=text, confirm=yes, deny=no)
     rest = {key: button.get(key) for key in ("action_id", "url", "value", "style")}
     return s.Button(text=_text(button["text"]), confirm=asked, **rest)
+
+
+def _input(block: Json) -> s.Block:
+    hint = _text(block["hint"]) if "hint" in block else None
+    element = _FIELDS[block["element"]["type"]](block["element"])
+    return s.InputBlock(_text(block["label"]), element, hint=hint, optional=block["optional"])
+
+
+def _menu(element: Json) -> s.Element:
+    options = [s.Option(_text(option["text"]), option["value"]) for option in element["options"]]
+    initial = next((o for o in options if o.value == element.get("initial_option", {}).get("value")), None)
+    return s.StaticSelectMenu(element["action_id"], options, initial_option=initial)
+
+
+def _field(kind: Callable[..., s.Element]) -> Callable[[Json], s.Element]:
+    return lambda element: kind(**{key: value for key, value in element.items() if key != "type"})
+
+
+_FIELDS: dict[str, Callable[[Json], s.Element]] = {
+    "number_input": _field(s.NumberInput),
+    "plain_text_input": _field(s.PlainTextInput),
+    "static_select": _menu,
+}
 
 
 def _rich(block: Json) -> s.RichTextBlock:
@@ -94,6 +136,7 @@ _BUILD: dict[str, Callable[[Json], s.Block]] = {
     "data_visualization": _chart,
     "divider": lambda _: s.DividerBlock(),
     "header": _header,
+    "input": _input,
     "plan": _plan,
     "section": _section,
     "table": _table,

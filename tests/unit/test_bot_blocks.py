@@ -6,19 +6,33 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.answers import render_complaint, render_help, render_home, render_log
+from bot.answers import (
+    ServiceSight,
+    render_complaint,
+    render_help,
+    render_home,
+    render_log,
+    render_schedule,
+    render_status,
+    render_whoami,
+)
+from bot.blocks import clean
+from bot.forms import FIELDS, draft_request, make_deny_form, make_scale_form, write_draft
 from bot.messages import Message, Sight, render_request, stamp
+from bot.tickets import make_ticket, read_ticket
 from flows.runs import Progress
 from forkyard.grammar import Complaint, parse
+from forkyard.model import Phase
 from forkyard.names import new_request_id
 from forkyard.report import Report
-from forkyard.requests import Entry, Need, PlanRecord, Request, State
+from forkyard.requests import Entry, Need, PlanRecord, Request, ServiceLock, State
 from forkyard.requests.audit import Logged
 from forkyard.requests.plans import PlaceRecord
 from forkyard.usages import USAGES
-from lab.slack.limits import check_blocks
+from lab.slack.limits import check_blocks, check_view
+from tests.support.fleets import a_child, a_fleet, a_vm
 from tests.support.pretend_prefect import make_children
-from tests.support.slack_blocks import judge
+from tests.support.slack_blocks import judge, judge_view
 
 NOW = datetime(2026, 11, 27, 5, tzinfo=UTC)
 # Markup, mentions, right-to-left marks, controls, emoji, and 3,000 characters of it.
@@ -93,6 +107,7 @@ def sights(draw: st.DrawFn) -> Sight:
         run_url=draw(st.sampled_from(["", "http://127.0.0.1:14200/runs/flow-run/1"])),
         kept=draw(st.booleans()),
         trouble=draw(WORDS),
+        waits_for=draw(WORDS.map(clean)),
     )
 
 
@@ -131,7 +146,57 @@ def test_a_log_of_anything_is_a_message_that_slack_takes(entries: list[Entry]) -
 @settings(max_examples=20, deadline=None)
 @given(st.lists(requests(), max_size=40))
 def test_a_home_tab_of_any_requests_is_one_that_slack_takes(found: list[Request]) -> None:
-    check_blocks(render_home("U012AB3CD", found, found, found, {}), "home")
+    view = {"type": "home", "blocks": render_home("U012AB3CD", found, found, found, {})}
+    check_view(view, ("home",))
+    judge_view(view)
+
+
+@st.composite
+def service_sights(draw: st.DrawFn) -> ServiceSight:
+    past = [r for r in draw(st.lists(requests(), max_size=4)) if r.result]
+    phases = draw(st.lists(st.sampled_from(Phase), max_size=4))
+    fleet = a_fleet(*(a_child(a_vm(f"game-{number}"), phase) for number, phase in enumerate(phases)))
+    return ServiceSight(
+        service=draw(st.sampled_from(["game", "s" * 40])),
+        fleet=draw(st.none() | st.just(fleet)),
+        trouble=draw(WORDS),
+        held_by=draw(WORDS),
+        lock=draw(st.none() | WORDS.map(lambda why: ServiceLock("game", "U012AB3CD", why, NOW))),
+        following=draw(st.none() | requests()),
+        history=tuple(replace(r, updated_at=NOW - timedelta(hours=draw(st.integers(0, 30)))) for r in past),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(service_sights(), max_size=120))
+def test_a_status_of_any_fleets_with_its_chart_is_a_message_that_slack_takes(found: list[ServiceSight]) -> None:
+    check(render_status(found, NOW))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(requests(), max_size=30), WORDS, st.lists(WORDS, max_size=5))
+def test_schedule_and_whoami_of_anything_are_messages_that_slack_takes(
+    found: list[Request], zone: str, roles: list[str]
+) -> None:
+    check(render_schedule(found))
+    check(render_whoami("U012AB3CD", roles, list(USAGES), zone))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    requests(), st.fixed_dictionaries(dict.fromkeys(FIELDS, WORDS)), st.lists(st.just("game"), min_size=1, max_size=1)
+)
+def test_forms_filled_in_with_anything_are_modals_that_slack_takes(
+    request: Request, draft: dict[str, str], services: list[str]
+) -> None:
+    for filled in (draft, draft_request(request), {}):
+        assert len(write_draft(filled)) <= 2000
+        view = make_scale_form(services, filled, channel="C012AB3CD", edits=make_ticket(request))
+        check_view(view, ("modal",))
+        judge_view(view)
+    view = make_deny_form(request, read_ticket(make_ticket(request)), "C012AB3CD")
+    check_view(view, ("modal",))
+    judge_view(view)
 
 
 def test_help_of_every_verb_is_a_message_that_slack_takes() -> None:

@@ -195,8 +195,34 @@ def test_a_complaint_says_what_would_be_right(text: str, says: str, meant: str |
 
 def test_a_complaint_keeps_what_was_understood_for_a_form() -> None:
     found = complain('scale game to 4 because "sale" at noon')
-    assert found.draft == {"service": "game", "number": "to 4", "reason": "sale"}
+    assert found.draft == {"service": "game", "number": "to 4", "reason": "sale", "at": "noon"}
     assert found.usage.startswith("scale SERVICE to N")
+
+
+@pytest.mark.parametrize(
+    ("text", "draft"),
+    [
+        (
+            'scale gmae to 4 at tomorrow 05:00 Z for 2h because "sale"',
+            {"service": "game", "number": "to 4", "at": "2026-10-21T05:00 Z", "hold": "2h", "reason": "sale"},
+        ),
+        (
+            'scale gmae to 4 at noon for 2h because "sale"',
+            {"service": "game", "number": "to 4", "at": "noon", "hold": "2h", "reason": "sale"},
+        ),
+        (
+            'scale game to many in 45m for 2h because "sale"',
+            {"service": "game", "number": "to many", "at": "in 45m", "hold": "2h", "reason": "sale"},
+        ),
+        ("scale game to 4 for ever", {"service": "game", "number": "to 4", "hold": "ever"}),
+        ("scale game to 4 at 2026-10-25T02:30 for 2h", {"service": "game", "number": "to 4", "at": "2026-10-25T02:30"}),
+        ("scale nothing-like-it to 4", {"number": "to 4"}),
+        ("lock game", {"service": "game"}),
+    ],
+)
+def test_a_mistake_in_one_word_costs_the_form_no_other_field(text: str, draft: dict[str, str]) -> None:
+    found = complain(text).draft
+    assert {key: found.get(key) for key in draft} == draft
 
 
 @pytest.mark.parametrize("verb", USAGES)

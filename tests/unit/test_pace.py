@@ -45,3 +45,17 @@ def test_nothing_is_sent_while_slack_wants_rest() -> None:
     assert not pace.allows("run", Weight.END)
     now[0] += 5
     assert pace.allows("run", Weight.END)
+
+
+def test_ten_runs_that_begin_at_once_leave_room_for_their_first_stages() -> None:
+    _, pace = make_pace()
+    for _ in range(10):
+        assert pace.allows("run", Weight.PHASE)  # approved
+        pace.spend("run")
+    while pace.allows("run", Weight.BEGIN):
+        pace.spend("run")
+    stages = 0
+    while pace.allows("run", Weight.PHASE):
+        pace.spend("run")
+        stages += 1
+    assert stages >= 10

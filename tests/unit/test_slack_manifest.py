@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]  # its types are not worth a dependency for one test
 
 from bot.answers import COMMAND
-from bot.checks import NEEDED_SCOPES
+from bot.checks import NEEDED_SCOPES, PRIVATE_SCOPES
 from lab.slack.state import SCOPES
 
 ROOT = Path(__file__).parents[2]
@@ -13,8 +13,8 @@ MANIFEST = yaml.safe_load((ROOT / "deployments" / "slack-manifest.yaml").read_te
 
 
 def test_the_scopes_are_those_that_the_bot_checks_for() -> None:
-    assert sorted(MANIFEST["oauth_config"]["scopes"]["bot"]) == sorted(NEEDED_SCOPES)
-    assert set(NEEDED_SCOPES) <= SCOPES
+    assert sorted(MANIFEST["oauth_config"]["scopes"]["bot"]) == sorted([*NEEDED_SCOPES, *PRIVATE_SCOPES])
+    assert set(MANIFEST["oauth_config"]["scopes"]["bot"]) <= SCOPES
 
 
 def test_command_events_and_mode_are_those_that_the_bot_listens_to() -> None:

@@ -139,6 +139,7 @@ def _channel(channel: Channel) -> Json:
         "name": channel.name,
         "is_channel": channel.id[0] == "C",
         "is_im": channel.id[0] == "D",
+        "is_private": channel.private,
         "is_archived": channel.archived,
         "is_member": BOT_USER in channel.members,
     }
