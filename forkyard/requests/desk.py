@@ -8,7 +8,7 @@ here starts a run: what is approved is found in the store by whoever starts runs
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from forkyard.approvals import Approval, sign
 from forkyard.commands import Scale
@@ -60,7 +60,7 @@ class Desk:
             self._check(person, "scale", command.service)
             limits = self._load().service(command.service).limits
             if not command.amount.relative:
-                asked = ScaleRequest("", command.service, command.amount.number, person.id, datetime.now(UTC))
+                asked = ScaleRequest("", command.service, command.amount.number, person.id, self.store.now())
                 check_request(asked, limits)
             self._check_unlocked(command.service)
         amount = command.amount
@@ -70,7 +70,7 @@ class Desk:
             target=0 if amount.relative else amount.number,
             change=amount.number if amount.relative else None,
             requested_by=person.id,
-            requested_at=datetime.now(UTC),
+            requested_at=self.store.now(),
             origin=origin,
             raw=raw or str(command),
             reason=command.reason,
@@ -98,7 +98,7 @@ class Desk:
             entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=str(error))
             return self.store.move(before, State.FAILED, entry, error=str(error))
         need, why = find_need(record, settings.service(request.service), request.requested_by)
-        now = datetime.now(UTC)
+        now = self.store.now()
         fields = {
             "plan": record,
             "target": record.target,
@@ -135,7 +135,7 @@ class Desk:
             InvalidRequest: its plan is too old, another than was seen, or it waits no more.
         """
         request, settings = self.store.find(name), self._load()
-        now = datetime.now(UTC)
+        now = self.store.now()
         entry = make_entry(request, person.id, "approve", where=where)
         with self._refusing(entry):
             if plan_hash is not None and plan_hash != request.plan_hash:
@@ -215,7 +215,7 @@ class Desk:
     def _again(
         self, person: Person, old: Request, kind: str, target: int, where: str, delivery: str | None
     ) -> tuple[Request, bool]:
-        now = datetime.now(UTC)
+        now = self.store.now()
         request = Request(
             id=new_request_id(),
             service=old.service,
@@ -265,7 +265,7 @@ class Desk:
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "lock", service)
-            lock = ServiceLock(service, person.id, reason, datetime.now(UTC))
+            lock = ServiceLock(service, person.id, reason, self.store.now())
             self.store.lock(lock, replace(entry, decision="locked"))
         return lock
 
@@ -279,7 +279,7 @@ class Desk:
 
     def sweep(self) -> list[Request]:
         """Expire what nobody approved in time; returns those."""
-        now, done = datetime.now(UTC), list[Request]()
+        now, done = self.store.now(), list[Request]()
         for request in self.store.list_requests(states=[State.AWAITING], limit=1000):
             if request.plan_expires is not None and now > request.plan_expires:
                 text = "nobody approved it in time"
@@ -305,7 +305,7 @@ class Desk:
                 service=request.service,
                 target=target,
                 requested_by=request.requested_by,
-                requested_at=datetime.now(UTC),
+                requested_at=self.store.now(),
                 origin=request.origin,
                 reason=request.reason,
                 channel=request.channel,

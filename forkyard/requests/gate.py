@@ -6,10 +6,10 @@ request whose plan somebody has signed, or with a warrant that the command line 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from forkyard.model import Fleet, ScalePlan, ScaleRequest
 from forkyard.report import Report
 from forkyard.requests import Entry, Need, Request, State, StateChanged
 from forkyard.requests.plans import PlanRecord, find_drift, make_record
-from forkyard.requests.store import Store, open_store
+from forkyard.requests.store import Store, open_store, read_clock
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,17 @@ class Admission:
 class RecordedGate:
     """A run's way through the gate, as the runbook asks for it; a context that closes the store."""
 
-    def __init__(self, settings: Settings, request: ScaleRequest, *, run_id: str, warrant: str = "") -> None:
-        """Nothing is opened before `enter`."""
-        self._settings, self._request = settings, request
+    def __init__(
+        self,
+        settings: Settings,
+        request: ScaleRequest,
+        *,
+        run_id: str,
+        warrant: str = "",
+        clock: Callable[[], datetime] = read_clock,
+    ) -> None:
+        """Nothing is opened before `enter`; whether it is time is judged by *clock*."""
+        self._settings, self._request, self._clock = settings, request, clock
         self._run_id, self._warrant = run_id, warrant
         self._stack = ExitStack()
         self._admission: Admission | None = None
@@ -87,7 +95,7 @@ class RecordedGate:
 
     def enter(self) -> None:
         """Verify approval or warrant, and put the request on record as running; raises as `admit`."""
-        store = self._stack.enter_context(open_store(self._settings))
+        store = self._stack.enter_context(open_store(self._settings, clock=self._clock))
         if self._warrant:
             self._admission = admit_direct(store, self._settings, self._request, self._warrant, self._run_id)
         else:
@@ -160,7 +168,7 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
         find_approval(store, settings, row)
     except NotPermitted as error:
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
-    if row.start_at is not None and datetime.now(UTC) < row.start_at - settings.requests.late:
+    if row.start_at is not None and store.now() < row.start_at - settings.requests.late:
         # Left where it is: an old run of a request that was moved must not undo the new one's approval.
         why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
         raise NotPermitted(_refuse(store, request, run_id, why))
@@ -241,7 +249,7 @@ def is_enough(approval: Approval, row: Request, need: Need) -> bool:
 
 
 def _check_moment(store: Store, settings: Settings, row: Request) -> None:
-    late, now = settings.requests.late, datetime.now(UTC)
+    late, now = settings.requests.late, store.now()
     held = store.locks().get(row.service)
     why = ""
     if held is not None:
@@ -269,7 +277,7 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
         to,
         make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
         plan=plan,
-        plan_expires=datetime.now(UTC) + settings.requests.plan_ttl,
+        plan_expires=store.now() + settings.requests.plan_ttl,
         need=need,
         need_why=need_why,
         start_at=None,

@@ -7,7 +7,7 @@ approval gives the same run, however often and by how many it is asked for.
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from forkyard.model import ScaleRequest
@@ -76,7 +76,7 @@ def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
         run = known.get(row.run_id or "")
         if run is not None and run.state in OVER:
             to, why = OVER[run.state], run.message or f"its run ended as {run.state.lower()}"
-        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row):
+        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row, desk.store.now()):
             to, why = State.FAILED, "its process was killed. Run `forkyard reap`, then ask again"
         else:
             continue
@@ -97,8 +97,8 @@ def _settle(desk: Desk, row: Request, to: State, why: str) -> Request:
     return desk.store.move(row, to, entry, error=why)
 
 
-def _is_lost(row: Request) -> bool:
-    return row.updated_at is not None and datetime.now(UTC) - row.updated_at > LOST
+def _is_lost(row: Request, now: datetime) -> bool:
+    return row.updated_at is not None and now - row.updated_at > LOST
 
 
 def make_key(desk: Desk, request: Request) -> str:

@@ -6,7 +6,7 @@ database's errors are translated here and nowhere else.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,12 @@ from forkyard.requests import tables as t
 from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
 from forkyard.settings import Settings
 
+
+def read_clock() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
+
 REMEMBERED = timedelta(days=7)
 """How long deliveries are known; Slack repeats within minutes."""
 
@@ -34,9 +40,9 @@ _COLUMNS = tuple(field.name for field in fields(Request))
 class Store:
     """All requests, approvals, locks and the audit log."""
 
-    def __init__(self, engine: Engine, key: bytes) -> None:
-        """Use *engine*; makes the tables that are not there."""
-        self._engine, self._key = engine, key
+    def __init__(self, engine: Engine, key: bytes, *, clock: Callable[[], datetime] = read_clock) -> None:
+        """Use *engine*; makes the tables that are not there. What happens to requests happens by *clock*."""
+        self._engine, self._key, self._clock = engine, key, clock
         # SQLite's writers poll for each other; threads of one process can simply queue.
         self._turn = Lock()
         with self._write() as connection:
@@ -47,13 +53,17 @@ class Store:
         """Signs approvals."""
         return self._key
 
+    def now(self) -> datetime:
+        """The moment, for everybody who decides about requests: one clock, which tests drive."""
+        return self._clock()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
     def deliver(self, key: str) -> bool:
         """Whether this delivery is new; the same one again is not."""
-        now = datetime.now(UTC)
+        now = self.now()
         try:
             with self._write() as connection:
                 connection.execute(insert(t.deliveries).values(key=key[:200], at=now))
@@ -66,7 +76,7 @@ class Store:
         """Put a request on record; one whose delivery or event is known already is given back as it is (False)."""
         try:
             with self._write() as connection:
-                now = datetime.now(UTC)
+                now = self.now()
                 connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=now))))
                 self._log(connection, entry)
         except IntegrityError:
@@ -212,7 +222,7 @@ class Store:
     def _swap(
         self, connection: Connection, request: Request, entry: Entry | None, changes: Mapping[str, Any]
     ) -> Request:
-        fresh = replace(request, **changes, version=request.version + 1, updated_at=datetime.now(UTC))
+        fresh = replace(request, **changes, version=request.version + 1, updated_at=self.now())
         same = (t.requests.c.id == request.id, t.requests.c.version == request.version)
         done = connection.execute(update(t.requests).where(*same).values(**_to_row(fresh)))
         if done.rowcount == 0:
@@ -239,7 +249,7 @@ class Store:
         connection.execute(insert(t.approvals).values(**values | {"kind": approval.kind.value}))
 
     def _log(self, connection: Connection, entry: Entry) -> None:
-        log.append(connection, self._key, entry, datetime.now(UTC))
+        log.append(connection, self._key, entry, self.now())
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -270,9 +280,9 @@ def _translated() -> Iterator[None]:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Store]:
+def open_store(settings: Settings, *, clock: Callable[[], datetime] = read_clock) -> Iterator[Store]:
     """
-    Open the database that forkyard.toml names, and the key.
+    Open the database that forkyard.toml names, and the key; all who use the store go by its *clock*.
 
     Raises:
         NotPermitted: the key may not be read.
@@ -281,7 +291,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     key = load_key(find_key_file(settings))
     engine = t.open_engine(settings)
     try:
-        yield Store(engine, key)
+        yield Store(engine, key, clock=clock)
     finally:
         engine.dispose()
 
@@ -309,4 +319,4 @@ def _from_row(row: RowMapping) -> Request:
     return Request(**given)
 
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "open_store", "read_clock"]
