@@ -14,8 +14,8 @@ from flows.runs import FINAL, Progress, Runs
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, finish, make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
 from forkyard.requests.starting import make_key
 from forkyard.requests.store import Store
 
@@ -145,4 +145,4 @@ def settle_dead(store: Store, request: Request, progress: Progress) -> Request:
     entry = make_entry(request, SYSTEM, "finish", decision=state.value, detail=text)
     if request.state is State.RUNNING:
         return finish(store, request, state, entry, request.result)
-    return store.move(request, state, entry, error=text)
+    return give_up(store, request, state, entry)

@@ -31,7 +31,8 @@ from forkyard.presales import (
 )
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, cancel_later, find_approval, make_entry
+from forkyard.requests.gate import find_approval
+from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.settings import Settings, find_config
 

@@ -19,7 +19,7 @@ from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
 from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.gate import SYSTEM, cancel_later, make_entry
+from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord, find_later
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
@@ -156,13 +156,12 @@ class Desk:
             ),
         )
         said = replace(entry, plan_hash=plan.hash, decision=kind.value, detail=break_glass)
-        approved = self.store.approve(request, plan, approval, said)
-        self.follow_ups(approved)
-        if approved.start_at is None:
-            return approved
-        when = f"{When(approved.start_at, approved.zone)}"
-        later = make_entry(approved, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
-        return self.store.move(approved, State.SCHEDULED, later)
+        scheduled = None
+        if request.start_at is not None:
+            when = f"{When(request.start_at, request.zone)}"
+            scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
+        steps = _make_steps(request, plan, now)
+        return self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
 
     def deny(self, person: Person, name: str, reason: str, *, where: str = "") -> Request:
         """Say no; raises as `approve`."""
@@ -295,32 +294,6 @@ class Desk:
         found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
         return [request for request in found if request.run_id is None]
 
-    def follow_ups(self, request: Request) -> list[Request]:
-        """Put the later steps on record that were approved with a request (`approve` does); those known stay."""
-        made: list[Request] = []
-        for number, (moment, target) in enumerate(request.plan.later if request.plan else (), start=1):
-            step = Request(
-                id=new_request_id(),
-                state=State.SCHEDULED,
-                service=request.service,
-                target=target,
-                requested_by=request.requested_by,
-                requested_at=self.store.now(),
-                origin=request.origin,
-                reason=request.reason,
-                channel=request.channel,
-                start_at=moment,
-                zone=request.zone,
-                parent=request.id,
-                kind="later",
-                event=f"{request.id}+{request.plan_hash[:8]}+{number}",
-            )
-            entry = make_entry(
-                step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=f"after {request.token}"
-            )
-            made.append(self.store.add(step, entry)[0])
-        return made
-
     def _check(self, person: Person, verb: str, service: str) -> None:
         # At the command line the key's file has been read already, which no role could add to.
         if not person.id.startswith(LOCAL):
@@ -343,6 +316,32 @@ class Desk:
         except RequestError as error:
             self.store.note(replace(entry, decision="refused", detail=str(error)))
             raise
+
+
+def _make_steps(request: Request, plan: PlanRecord, now: datetime) -> list[tuple[Request, Entry]]:
+    """The later steps that are approved with a request, and what the log says of them."""
+    made: list[tuple[Request, Entry]] = []
+    for number, (moment, target) in enumerate(plan.later, start=1):
+        step = Request(
+            id=new_request_id(),
+            state=State.SCHEDULED,
+            service=request.service,
+            target=target,
+            requested_by=request.requested_by,
+            requested_at=now,
+            origin=request.origin,
+            reason=request.reason,
+            channel=request.channel,
+            start_at=moment,
+            zone=request.zone,
+            parent=request.id,
+            kind="later",
+            # With the version: the same plan approved once more has steps of its own.
+            event=f"{request.id}+{plan.hash[:8]}+{request.version}+{number}",
+        )
+        detail = f"after {request.token}"
+        made.append((step, make_entry(step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=detail)))
+    return made
 
 
 def _count_from(request: Request, now: datetime) -> PlanRecord:

@@ -13,8 +13,8 @@ from typing import Protocol
 from forkyard.model import ScaleRequest
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, finish, make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _settle(desk: Desk, row: Request, to: State, why: str) -> Request:
     # It never got through the gate, so nothing was done, whatever its run says.
     to = State.CANCELLED if to is State.CANCELLED else State.FAILED
     entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
-    return desk.store.move(row, to, entry, error=why)
+    return give_up(desk.store, row, to, entry)
 
 
 def _is_lost(row: Request, now: datetime) -> bool:

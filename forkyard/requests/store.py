@@ -76,9 +76,7 @@ class Store:
         """Put a request on record; one whose delivery or event is known already is given back as it is (False)."""
         try:
             with self._write() as connection:
-                now = self.now()
-                connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=now))))
-                self._log(connection, entry)
+                self._insert(connection, request, entry)
         except IntegrityError:
             return self._twin(request), False
         return self.get(request.id), True
@@ -156,12 +154,29 @@ class Store:
         with self._write() as connection:
             return self._swap(connection, request, entry, changes)
 
-    def approve(self, request: Request, plan: PlanRecord, approval: Approval, entry: Entry) -> Request:
-        """Keep a signed approval of *plan* and move the request to approved; raises StateChanged as `move`."""
+    def approve(
+        self,
+        request: Request,
+        plan: PlanRecord,
+        approval: Approval,
+        entry: Entry,
+        *,
+        scheduled: Entry | None = None,
+        steps: Collection[tuple[Request, Entry]] = (),
+    ) -> Request:
+        """
+        Keep a signed approval of *plan* and move the request to approved, or on to *scheduled*; with its later *steps*.
+
+        Raises StateChanged as `move`; then nothing of it happened.
+        """
         check_move(request, State.APPROVED)
         with self._write() as connection:
             moved = self._swap(connection, request, entry, {"state": State.APPROVED, "plan": plan})
             self._keep(connection, approval)
+            if scheduled is not None:
+                moved = self._swap(connection, moved, scheduled, {"state": State.SCHEDULED})
+            for step, said in steps:
+                self._insert(connection, step, said)
         return moved
 
     def keep(self, approval: Approval) -> None:
@@ -218,6 +233,10 @@ class Store:
         with self._read() as connection:
             rows = connection.execute(select(t.locks)).mappings().all()
         return {row["service"]: ServiceLock(**dict(row)) for row in rows}
+
+    def _insert(self, connection: Connection, request: Request, entry: Entry) -> None:
+        connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=self.now()))))
+        self._log(connection, entry)
 
     def _swap(
         self, connection: Connection, request: Request, entry: Entry | None, changes: Mapping[str, Any]

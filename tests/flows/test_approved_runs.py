@@ -18,8 +18,9 @@ from forkyard.moments import When
 from forkyard.report import Journal
 from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests import tables as t
-from forkyard.requests.gate import RecordedGate, admit, make_entry
+from forkyard.requests.gate import RecordedGate, admit
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import make_entry
 from forkyard.settings import ChatopsSettings
 from tasks.work import Work
 from tests.flows.office import APPROVER, ASKER, NOBODY, RUN, Office, furnished

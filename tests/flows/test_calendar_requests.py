@@ -12,7 +12,7 @@ from forkyard.errors import CapacityExhausted, NotPermitted
 from forkyard.presales import Calendar, parse_calendar
 from forkyard.requests import Request, State
 from forkyard.requests.calendar import Notice, load_calendar, tick
-from forkyard.requests.gate import make_entry
+from forkyard.requests.moves import make_entry
 from forkyard.requests.starting import settle_ended, start_due
 from forkyard.settings import RequestSettings
 from tests.flows.office import APPROVER, NOBODY, Office, Server, furnished
