@@ -225,7 +225,7 @@ def render_request(request: Request) -> Sequence[str]:
     """A request for a person: what it is, where it is, and the next command."""
     plan, token = request.plan, request.token
     lines = [f"{token}: {request.service} to {request.target}: {request.state.value}"]
-    if plan is not None:
+    if plan is not None and not request.unplanned:
         lines.append(f"  now {plan.current}, then {plan.target}: {plan.forks} to fork, {plan.retires} to retire")
         lines.extend(f"  {place.host}: {place.forks} more, room for {place.room_after} after" for place in plan.places)
         lines.extend(f"  at {at:%Y-%m-%d %H:%M} UTC back to {number}" for at, number in plan.later)

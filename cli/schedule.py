@@ -8,11 +8,11 @@ from cli.requests import find_person, local_zone, open_desk, request_shape, run_
 from flows.runs import Runs
 from forkyard.errors import InvalidRequest
 from forkyard.moments import read_when, write_moment
-from forkyard.presales import list_occurrences, parse_calendar, plan_steps
+from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
 from forkyard.requests import Request, State
 from forkyard.requests.calendar import find_leads, load_calendar, tick
 from forkyard.requests.starting import settle_ended, start_due
-from forkyard.settings import load_settings
+from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
 _SHOWN = 20
@@ -99,18 +99,34 @@ def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:
 def run_sync(config: Path | None, *, as_json: bool) -> int:
     """Put on record what the calendar wants soon, start what is due; the bot does the same all the time."""
     with open_desk(config) as (desk, settings):
-        notices = tick(desk, settings, load_calendar(settings, config, now=datetime.now(UTC)), now=datetime.now(UTC))
+        now = desk.store.now()
+        calendar, broken = _read_calendar(settings, config, now)
+        notices = tick(desk, settings, calendar, now=now)
         runs = Runs(settings.prefect.api_url)
         settle_ended(desk, runs)
-        desk.sweep()
+        swept = desk.sweep()
         started = start_due(desk, runs)
+    if broken is not None:
+        # Only now: what is on record does not depend on it.
+        raise broken
     if as_json:
         emit({"notices": [notice.text for notice in notices], "started": [request_shape(row) for row in started]})
         return 0
     for notice in notices:
         say(notice.text)
+    for row in swept:
+        say(f"{row.token}: {row.service} to {row.target}: {row.state.value}: {row.error or row.need_why}")
     make_console().print(f"{len(notices)} to be told, {len(started)} runs put on the schedule.", soft_wrap=True)
     return 0
+
+
+def _read_calendar(
+    settings: Settings, config: Path | None, now: datetime
+) -> tuple[Calendar | None, InvalidRequest | None]:
+    try:
+        return load_calendar(settings, config, now=now), None
+    except InvalidRequest as error:
+        return None, error
 
 
 def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:

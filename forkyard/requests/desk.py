@@ -6,24 +6,27 @@ here starts a run: what is approved is found in the store by whoever starts runs
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from forkyard.approvals import Approval, sign
 from forkyard.commands import Scale
-from forkyard.decisions import find_need, judge_approver
-from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError
+from forkyard.decisions import CALENDAR, find_need, judge_approver
+from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError, TransientError
 from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
 from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
+from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, make_entry, send_back
 from forkyard.requests.plans import PlanRecord, find_later
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
+
+_UNANSWERED = "nobody approved it in time"
 
 Look = Callable[[Settings, Request], PlanRecord]
 """Observes the fleet and plans a request (`forkyard.requests.looking.plan_now`)."""
@@ -84,34 +87,47 @@ class Desk:
 
     def plan(self, request: Request) -> Request:
         """
-        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned fails, and says why.
+        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned says why.
+
+        It has failed then; but what the calendar wants waits on, unplanned, to be planned again.
 
         Raises:
             StateChanged: somebody else moved the request.
             TransientError: the fleet cannot be seen now; the request stays as it was.
         """
         settings = self._load()
-        before = request
         try:
             record = self._look(settings, request)
         except (RequestError, PermanentError) as error:
-            entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=str(error))
-            return self.store.move(before, State.FAILED, entry, error=str(error))
+            return self._keep_unplanned(settings, request, str(error))
         need, why = find_need(record, settings.service(request.service), request.requested_by)
-        now = self.store.now()
         fields = {
             "plan": record,
             "target": record.target,
             "change": None,
             "need": need,
             "need_why": why,
-            # One that starts later may be approved until then: it is planned again before it begins.
-            "plan_expires": request.start_at or now + settings.requests.plan_ttl,
+            "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
             # A run that waits for its moment was approved for another plan.
             "run_id": None,
             "error": "",
         }
         entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
+        return self._await_approval(request, entry, fields)
+
+    def _keep_unplanned(self, settings: Settings, request: Request, why: str) -> Request:
+        """Fail what cannot be planned; what the calendar wants is kept open, for there may be room by then."""
+        if request.origin != CALENDAR or request.plan is None:
+            entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=why)
+            return self.store.move(request, State.FAILED, entry, error=why)
+        if request.unplanned and request.error == why:
+            return request
+        expires = find_expiry(self.store, settings, request, request.plan, request.start_at)
+        fields = {"need": None, "need_why": "", "plan_expires": expires, "run_id": None, "error": why}
+        entry = make_entry(request, SYSTEM, "plan", decision="cannot be planned", detail=why)
+        return self._await_approval(request, entry, fields)
+
+    def _await_approval(self, request: Request, entry: Entry, fields: dict[str, Any]) -> Request:
         cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
@@ -277,17 +293,31 @@ class Desk:
             self.store.unlock(service, replace(entry, decision="unlocked"))
 
     def sweep(self) -> list[Request]:
-        """Expire what nobody approved in time; returns those."""
+        """Expire what nobody approved in time, ask about starts that nobody began; returns those."""
         now, done = self.store.now(), list[Request]()
-        for request in self.store.list_requests(states=[State.AWAITING], limit=1000):
-            if request.plan_expires is not None and now > request.plan_expires:
-                text = "nobody approved it in time"
-                entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
-                try:
+        for request in self.store.list_requests(states=[State.AWAITING, State.APPROVED, State.SCHEDULED], limit=1000):
+            try:
+                if request.state is not State.AWAITING:
+                    done.extend(self._ask_about_missed(request, now))
+                elif request.plan_expires is not None and now > request.plan_expires:
+                    text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
+                    entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
                     done.append(self.store.move(request, State.EXPIRED, entry, error=text))
-                except StateChanged:
-                    continue  # approved in this very moment
+            except StateChanged:
+                continue  # approved, or begun, in this very moment
         return done
+
+    def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
+        settings, start = self._load(), request.start_at
+        if start is None or now <= start + settings.requests.late:
+            return []
+        why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
+        sent = send_back(self.store, settings, request, why, None)
+        if sent.plan is None:
+            with suppress(TransientError):
+                # Not seen now: whoever follows requests has it planned as soon as it is.
+                sent = self.plan(sent)
+        return [sent]
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""

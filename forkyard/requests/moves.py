@@ -6,10 +6,11 @@ The store moves one row at a time; what such a move means for the rows that hang
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from forkyard.decisions import find_need
-from forkyard.requests import Entry, Need, Request, State, StateChanged
+from forkyard.decisions import CALENDAR, find_need
+from forkyard.requests import Entry, Need, Notice, Request, State, StateChanged
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store
 from forkyard.settings import Settings
@@ -27,12 +28,12 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
-    return store.move(
+    moved = store.move(
         row,
         to,
         make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
         plan=plan,
-        plan_expires=store.now() + settings.requests.plan_ttl,
+        plan_expires=find_expiry(store, settings, row, plan, None),
         need=need,
         need_why=need_why,
         start_at=None,
@@ -41,6 +42,26 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
         kind="" if row.kind == "later" else row.kind,
         error=why,
     )
+    text = f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}"
+    store.announce(Notice(moved, text))
+    return moved
+
+
+def find_expiry(
+    store: Store, settings: Settings, row: Request, plan: PlanRecord | None, start_at: datetime | None
+) -> datetime:
+    """
+    Until when a plan can be approved.
+
+    One that starts later until then, for it is planned again before it begins; what an event has missed until its end.
+    """
+    if start_at is not None:
+        return start_at
+    soon = store.now() + settings.requests.plan_ttl
+    if row.origin != CALENDAR:
+        return soon
+    followed = plan if plan is not None and plan.later else store.get(row.parent).plan if row.parent else None
+    return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon
 
 
 def cancel_later(store: Store, who: str, request: Request) -> None:
@@ -93,4 +114,4 @@ def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # 
     return Entry(who=who, action=action, **(given | fields))
 
 
-__all__ = ["SYSTEM", "cancel_later", "finish", "give_up", "make_entry", "send_back"]
+__all__ = ["SYSTEM", "cancel_later", "find_expiry", "finish", "give_up", "make_entry", "send_back"]

@@ -5,6 +5,7 @@ One transaction a call: either all of it happened, entry included, or nothing. S
 database's errors are translated here and nowhere else.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 
 from forkyard.approvals import Approval, Kind, find_key_file, load_key
 from forkyard.errors import InvalidRequest, NotFound, Unavailable
-from forkyard.requests import Entry, Need, Request, ServiceLock, State, StateChanged, check_move
+from forkyard.requests import Entry, Need, Notice, Request, ServiceLock, State, StateChanged, check_move
 from forkyard.requests import audit as log
 from forkyard.requests import tables as t
 from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
@@ -71,6 +72,36 @@ class Store:
         except IntegrityError:
             return False
         return True
+
+    def announce(self, notice: Notice) -> bool:
+        """Keep a notice until it is told; False: it is kept, or was told, already."""
+        digest = hashlib.sha256(notice.text.encode()).hexdigest()[:8]
+        key = notice.key or f"{notice.request.id} {notice.request.version} {digest}"
+        values = {"key": key, "request_id": notice.request.id, "text": notice.text, "at": self.now(), "told": 0}
+        try:
+            with self._write() as connection:
+                connection.execute(insert(t.notices).values(**values))
+                connection.execute(delete(t.notices).where(t.notices.c.at < self.now() - REMEMBERED))
+        except IntegrityError:
+            return False
+        return True
+
+    def is_announced(self, key: str) -> bool:
+        """Whether there was a notice of this key."""
+        with self._read() as connection:
+            return connection.execute(select(t.notices.c.key).where(t.notices.c.key == key)).first() is not None
+
+    def list_notices(self) -> list[Notice]:
+        """What nobody was told yet, in its order."""
+        query = select(t.notices).where(t.notices.c.told == 0).order_by(t.notices.c.at, t.notices.c.key)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+            return [Notice(self._get(connection, row["request_id"]), row["text"], row["key"]) for row in rows]
+
+    def mark_told(self, key: str) -> None:
+        """Note that a notice was told."""
+        with self._write() as connection:
+            connection.execute(update(t.notices).where(t.notices.c.key == key).values(told=1))
 
     def add(self, request: Request, entry: Entry) -> tuple[Request, bool]:
         """Put a request on record; one whose delivery or event is known already is given back as it is (False)."""

@@ -10,8 +10,8 @@ import pytest
 from forkyard.approvals import Approval, Kind, sign
 from forkyard.errors import CapacityExhausted, NotPermitted
 from forkyard.presales import Calendar, parse_calendar
-from forkyard.requests import Request, State
-from forkyard.requests.calendar import Notice, load_calendar, tick
+from forkyard.requests import Notice, Request, State
+from forkyard.requests.calendar import load_calendar, tick
 from forkyard.requests.moves import make_entry
 from forkyard.requests.starting import settle_ended, start_due
 from forkyard.settings import RequestSettings
