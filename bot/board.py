@@ -138,7 +138,7 @@ class Board:
             approved_by=approvals[-1].approver if approvals else "",
             run_url=self._runner.url(row),
             kept=shown is not None and shown.kept,
-            trouble=self._runner.trouble if row.state in _RUNS else "",
+            trouble=self._runner.trouble_with(row, progress) if row.state in _RUNS else "",
         )
 
     def _plan_if_due(self, row: Request) -> None:

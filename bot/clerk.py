@@ -115,7 +115,9 @@ class Clerk:
             case Rollback(id=name):
                 self._again(asker, self._desk.rollback(person, name, where=where, delivery=delivery))
             case ScheduleMove(id=name, to=when):
+                old = self._desk.store.find(name)
                 moved = self._desk.move(person, name, when, where=where)
+                self._drop(old, *self._desk.list_taken_back(moved))
                 return say(f"`{moved.token}` would start at {when}; it must be approved again.")
             case Lock(service=service, reason=reason):
                 self._desk.lock(person, service, reason, where=where)
@@ -195,8 +197,12 @@ class Clerk:
         if request.state is State.RUNNING:
             self._runner.cancel(request)
             return say(f"`{request.token}` is being cancelled: what is half made is undone first.")
-        self._runner.drop(request)
+        self._drop(request, *self._desk.list_taken_back(request))
         return None
+
+    def _drop(self, *requests: Request) -> None:
+        for request in requests:
+            self._runner.drop(request)
 
     def _again(self, asker: Asker, made: tuple[Request, bool]) -> None:
         request, fresh = made

@@ -10,8 +10,8 @@ from slack_sdk import WebClient
 
 from bot.blocks import clean
 from bot.memory import Memory
-from bot.slack_api import call
-from forkyard.errors import ForkyardError, InvalidRequest, TransientError
+from bot.slack_api import ChannelGone, call
+from forkyard.errors import CredentialsRejected, ForkyardError, InvalidRequest, TransientError
 from forkyard.requests import Notice
 from forkyard.requests.calendar import load_calendar, tick
 from forkyard.requests.desk import Desk
@@ -85,7 +85,7 @@ class Schedule:
         where = {"thread_ts": thread} if thread else {}
         try:
             call("chat.postMessage", self._client.chat_postMessage, channel=channel, text=text[:3000], **where)
-        except TransientError as error:
+        except (TransientError, CredentialsRejected, ChannelGone) as error:
             logger.warning("the channel is told later %r: %s", text[:80], error)
             return False
         except ForkyardError as error:

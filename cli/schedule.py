@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.output import emit, make_console, say
-from cli.requests import find_person, local_zone, open_desk, request_shape, run_cancel, show_request
+from cli.requests import drop_runs, find_person, local_zone, open_desk, request_shape, run_cancel, show_request
 from flows.runs import Runs
+from forkyard.commands import ScheduleMove
 from forkyard.errors import InvalidRequest
 from forkyard.moments import read_when, write_moment
 from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
@@ -134,9 +135,8 @@ def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:
     when = read_when(to.split(), datetime.now(UTC), local_zone())
     with open_desk(config) as (desk, settings):
         old = desk.store.find(name)
-        request = desk.move(find_person(), name, when, where="terminal")
-        if old.run_id is not None:
-            Runs(settings.prefect.api_url).cancel(old.run_id)
+        request = desk.move(find_person(), name, when, where="terminal", raw=f"{ScheduleMove(name, when)}")
+        drop_runs(settings, old, *desk.list_taken_back(request))
     return show_request(request, as_json=as_json)
 
 

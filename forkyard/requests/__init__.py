@@ -121,6 +121,12 @@ class Request:
         return self.plan.hash if self.plan is not None else ""
 
     @property
+    def finished_at(self) -> datetime | None:
+        """When its run put its report on record; its row may have moved since, by a rollback."""
+        finished = (self.result or {}).get("finished")
+        return datetime.fromisoformat(finished) if finished else self.updated_at
+
+    @property
     def unplanned(self) -> bool:
         """Whether it is kept open although it cannot be planned as things are; `error` says why."""
         return self.state is State.AWAITING and self.need is None

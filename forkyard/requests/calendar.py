@@ -35,6 +35,7 @@ from forkyard.requests.desk import Desk
 from forkyard.requests.gate import find_approval, find_approved
 from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord
+from forkyard.requests.series import catch_up
 from forkyard.settings import Settings, find_config
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def tick(
 
 def _look(desk: Desk, settings: Settings, calendar: Calendar | None, now: datetime, channel: str) -> Iterator[Notice]:
     if calendar is not None:
-        yield from _follow(desk, settings, calendar, now, channel)
+        yield from _follow(desk, calendar, now, channel)
     for row in desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], limit=1000):
         try:
             yield from _check_near(desk, settings, row, now)
@@ -86,14 +87,14 @@ def _look(desk: Desk, settings: Settings, calendar: Calendar | None, now: dateti
             logger.exception("%s: could not be looked at before its start", row.token)
 
 
-def _follow(desk: Desk, settings: Settings, calendar: Calendar, now: datetime, channel: str) -> Iterator[Notice]:
+def _follow(desk: Desk, calendar: Calendar, now: datetime, channel: str) -> Iterator[Notice]:
     leads = find_leads(desk, calendar)
     lengths = {name: lead.length for name, lead in leads.items()}
     ramps = [ramp.before for event in calendar.events.values() for ramp in event.ramp]
     ahead = HORIZON + max([timedelta(), *lengths.values()]) + max([timedelta(), *ramps])
     occurrences = [found for found in list_occurrences(calendar, now, now + ahead) if found.end > now]
     keys = {_make_key(calendar, occurrence): occurrence for occurrence in occurrences}
-    yield from _take_back(desk, keys, now)
+    yield from _take_back(desk, calendar, keys, now)
     known = {row.event or "" for row in desk.store.list_requests(origin=CALENDAR, limit=1000)}
     for key, occurrence in keys.items():
         if key in known:
@@ -102,7 +103,7 @@ def _follow(desk: Desk, settings: Settings, calendar: Calendar, now: datetime, c
         if not steps or steps[0].at > now + HORIZON:
             continue
         begun = any(event.startswith(f"{occurrence.key}#") for event in known)
-        row = _make_row(settings, calendar, occurrence, key, steps, lengths, now, begun=begun)
+        row = _make_row(calendar, occurrence, key, steps, lengths, now, begun=begun)
         row, fresh = desk.store.add(replace(row, channel=channel), make_entry(row, CALENDAR, "scale", detail=key))
         if fresh:
             yield _introduce(desk, row, leads[occurrence.name])
@@ -126,7 +127,6 @@ def _make_key(calendar: Calendar, occurrence: Occurrence) -> str:
 
 
 def _make_row(
-    settings: Settings,
     calendar: Calendar,
     occurrence: Occurrence,
     key: str,
@@ -137,7 +137,7 @@ def _make_row(
     begun: bool,
 ) -> Request:
     event, first, rest = occurrence.event, steps[0], steps[1:]
-    missed = first.at < now - settings.requests.late
+    missed = first.at <= now
     if missed:
         # Never run silently late: what it would want at this moment is asked about.
         first, rest = Step(now, find_wanted(calendar, event.service, now, leads)), tuple(s for s in rest if s.at > now)
@@ -196,14 +196,14 @@ def _introduce(desk: Desk, row: Request, lead: Lead) -> Notice:
     return Notice(row, text)
 
 
-def _take_back(desk: Desk, keys: Mapping[str, Occurrence], now: datetime) -> Iterator[Notice]:
+def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], now: datetime) -> Iterator[Notice]:
     """Cancel what waits for an occurrence that the calendar has no more, or has otherwise."""
     rows = desk.store.list_requests(states=_WAITING, origin=CALENDAR, limit=1000)
     for row in sorted(rows, key=lambda row: row.parent is not None):  # with the first of them its later ones go
         first = _find_first(desk, row)
         # What follows an occurrence is its own only ahead of its time: a rollback, or an end sent back, is a person's.
         ahead = row.start_at is not None and row.start_at > now
-        if first.event in keys or (row.parent is not None and not ahead):
+        if first.event in keys or (row.parent is not None and not ahead) or _is_over(calendar, first.event or ""):
             continue
         why = "the calendar has it no more, or has it otherwise"
         entry = make_entry(row, SYSTEM, "cancel", decision=State.CANCELLED.value, detail=why)
@@ -213,6 +213,15 @@ def _take_back(desk: Desk, keys: Mapping[str, Occurrence], now: datetime) -> Ite
             continue  # it began in this moment, or went with its first step
         cancel_later(desk.store, SYSTEM, row)
         yield Notice(row, f"{first.raw}: {row.token} is cancelled: {why}.")
+
+
+def _is_over(calendar: Calendar, key: str) -> bool:
+    """Whether the calendar still has an occurrence that has passed: what came of it may have been moved, or missed."""
+    name = key.partition("#")[0]
+    text = name.rpartition("@")[2]
+    start = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    found = list_occurrences(calendar, start, start)
+    return any(_make_key(calendar, occurrence) == key for occurrence in found if occurrence.key == name)
 
 
 def _find_first(desk: Desk, row: Request) -> Request:
@@ -242,13 +251,10 @@ def _check_near(desk: Desk, settings: Settings, row: Request, now: datetime) -> 
 
 def _follow_waiting(desk: Desk, row: Request, now: datetime) -> tuple[Request, Notice | None]:
     """Plan again what could not be planned, and what was missed for so long that the event wants another number."""
-    later = row.plan.later if row.plan is not None and row.start_at is None else ()
-    passed, rest = [step for step in later if step[0] <= now], tuple(step for step in later if step[0] > now)
-    if passed and rest and row.plan is not None:
-        target = passed[-1][1]
-        entry = make_entry(row, SYSTEM, "plan", decision=State.PLANNED.value, detail=f"to {target} by now")
-        plan = replace(row.plan, target=target, later=rest)
-        row = desk.store.move(row, State.PLANNED, entry, target=target, plan=plan)
+    wanted = catch_up(row.plan, now) if row.plan is not None and row.start_at is None else row.plan
+    if wanted is not None and wanted.later and wanted != row.plan:
+        entry = make_entry(row, SYSTEM, "plan", decision=State.PLANNED.value, detail=f"to {wanted.target} by now")
+        row = desk.store.move(row, State.PLANNED, entry, target=wanted.target, plan=wanted)
     elif not row.unplanned:
         return row, None
     row = desk.plan(row)

@@ -19,9 +19,10 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, make_entry, send_back
-from forkyard.requests.plans import PlanRecord, find_later
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
@@ -100,6 +101,7 @@ class Desk:
             record = self._look(settings, request)
         except (RequestError, PermanentError) as error:
             return self._keep_unplanned(settings, request, str(error))
+        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
         need, why = find_need(record, settings.service(request.service), request.requested_by)
         fields = {
             "plan": record,
@@ -114,6 +116,12 @@ class Desk:
         }
         entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
         return self._await_approval(request, entry, fields)
+
+    def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
+        rows = {row.id: row for row in self.store.list_requests(states=OPEN, service=request.service, limit=1000)}
+        # A step that is still to come stands for all that it belongs to, even when that has begun long ago.
+        firsts = [self.store.get(row.parent) if row.kind == "later" and row.parent else row for row in rows.values()]
+        return find_conflicts(request, record, {first.id: first for first in firsts}.values(), self.store.now())
 
     def _keep_unplanned(self, settings: Settings, request: Request, why: str) -> Request:
         """Fail what cannot be planned; what the calendar wants is kept open, for there may be room by then."""
@@ -139,7 +147,14 @@ class Desk:
         return self._look(self._load(), request)
 
     def approve(
-        self, person: Person, name: str, *, plan_hash: str | None = None, break_glass: str = "", where: str = ""
+        self,
+        person: Person,
+        name: str,
+        *,
+        plan_hash: str | None = None,
+        break_glass: str = "",
+        where: str = "",
+        raw: str = "",
     ) -> Request:
         """
         Say yes; *plan_hash* is that of the plan which the person saw (a button's), if known.
@@ -152,14 +167,14 @@ class Desk:
         """
         request, settings = self.store.find(name), self._load()
         now = self.store.now()
-        entry = make_entry(request, person.id, "approve", where=where)
+        entry = make_entry(request, person.id, "approve", where=where, raw=raw)
         with self._refusing(entry):
             if plan_hash is not None and plan_hash != request.plan_hash:
                 text = f"{request.token}: was planned again since this button was made. Use the newest message's."
                 raise InvalidRequest(text)
             kind = judge_approver(settings.chatops, request, person, now=now, break_glass=break_glass)
             self._check_unlocked(request.service)
-        plan = _count_from(request, now)
+        plan = count_from(request, now)
         approval = sign(
             self.store.key,
             Approval(
@@ -176,13 +191,17 @@ class Desk:
         if request.start_at is not None:
             when = f"{When(request.start_at, request.zone)}"
             scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
-        steps = _make_steps(request, plan, now)
-        return self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
+        steps = make_steps(request, plan, now)
+        approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
+        if request.kind == "retry" and request.parent is not None and request.hold_seconds is None and steps:
+            # It has taken over what was to follow.
+            cancel_later(self.store, SYSTEM, self.store.get(request.parent))
+        return approved
 
-    def deny(self, person: Person, name: str, reason: str, *, where: str = "") -> Request:
+    def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "deny", where=where)
+        entry = make_entry(request, person.id, "deny", where=where, raw=raw)
         with self._refusing(entry):
             self._check(person, "deny", request.service)
             if not reason:
@@ -192,14 +211,14 @@ class Desk:
                 request, State.DENIED, replace(entry, decision=State.DENIED.value, detail=reason), error=reason
             )
 
-    def cancel(self, person: Person, name: str, *, where: str = "") -> Request:
+    def cancel(self, person: Person, name: str, *, where: str = "", raw: str = "") -> Request:
         """
         Take a request back; its later steps go with it.
 
         One that runs is returned as it is: its run must be cancelled, and puts the end on record itself.
         """
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "cancel", where=where)
+        entry = make_entry(request, person.id, "cancel", where=where, raw=raw)
         with self._refusing(entry):
             if person.id != request.requested_by:
                 self._check(person, "cancel", request.service)
@@ -210,73 +229,55 @@ class Desk:
         cancel_later(self.store, person.id, done)
         return done
 
-    def retry(self, person: Person, name: str, *, where: str = "", delivery: str | None = None) -> tuple[Request, bool]:
+    def retry(
+        self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
+    ) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
         old = self.store.find(name)
         if old.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}:
             raise StateChanged(old)
-        return self._again(person, old, "retry", old.target, where, delivery)
+        return self._again(person, old, "retry", old.target, where=where, delivery=delivery, raw=raw)
 
     def rollback(
-        self, person: Person, name: str, *, where: str = "", delivery: str | None = None
+        self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
     ) -> tuple[Request, bool]:
         """Ask for the number that there was before a request. `plan` comes next."""
         old = self.store.find(name)
-        before = old.plan.current if old.plan is not None else (old.result or {}).get("before")
+        # What its run found counts, and the plan's number only where no run reported: the fleet may have moved between.
+        before = (old.result or {}).get("before", old.plan.current if old.plan is not None else None)
         if old.open or before is None:
             raise StateChanged(old)
-        return self._again(person, old, "rollback", int(before), where, delivery)
+        return self._again(person, old, "rollback", int(before), where=where, delivery=delivery, raw=raw)
 
     def _again(
-        self, person: Person, old: Request, kind: str, target: int, where: str, delivery: str | None
+        self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
     ) -> tuple[Request, bool]:
-        now = self.store.now()
-        request = Request(
-            id=new_request_id(),
-            service=old.service,
-            target=target,
-            change=old.change if kind == "retry" else None,
-            requested_by=person.id,
-            requested_at=now,
-            origin=old.origin,
-            raw=f"{kind} {old.token}",
-            reason=old.reason,
-            channel=where or old.channel,
-            start_at=old.start_at if old.start_at is not None and old.start_at > now and kind == "retry" else None,
-            zone=old.zone,
-            hold_seconds=old.hold_seconds if kind == "retry" else None,
-            parent=old.id,
-            kind=kind,
-            delivery=delivery,
-        )
-        entry = make_entry(request, person.id, kind, detail=f"{old.token} to {target}")
+        request = make_again(old, person.id, kind, target, self.store.now())
+        request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
+        entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
         with self._refusing(entry):
             self._check(person, kind, old.service)
             self._check_unlocked(old.service)
         return self.store.add(request, replace(entry, decision=State.DRAFTED.value))
 
-    def move(self, person: Person, name: str, to: When, *, where: str = "") -> Request:
-        """Have it start at another time; what was approved was the old time, so it is planned and approved anew."""
+    def move(self, person: Person, name: str, to: When, *, where: str = "", raw: str = "") -> Request:
+        """Have it, and what follows, start at another time, for which it is planned and approved anew."""
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "schedule move", where=where, detail=f"to {to}")
+        entry = make_entry(request, person.id, "schedule move", where=where, raw=raw, detail=f"to {to}")
         with self._refusing(entry):
             self._check(person, "schedule", request.service)
             if request.state not in {State.SCHEDULED, State.AWAITING} or request.kind == "later":
                 raise StateChanged(request)
-            moved = self.store.move(
-                request,
-                State.PLANNED,
-                replace(entry, decision=State.PLANNED.value),
-                start_at=to.moment,
-                zone=to.zone,
-                run_id=None,
-            )
+            plan = shift(request, to.moment)
+            said = replace(entry, decision=State.PLANNED.value)
+            changes = {"start_at": to.moment, "zone": to.zone, "run_id": None, "plan": plan}
+            moved = self.store.move(request, State.PLANNED, said, **changes)
         cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
-    def lock(self, person: Person, service: str, reason: str, *, where: str = "") -> ServiceLock:
+    def lock(self, person: Person, service: str, reason: str, *, where: str = "", raw: str = "") -> ServiceLock:
         """Let nobody change the service; raises as `approve`."""
-        entry = Entry(who=person.id, action="lock", where=where, service=service, detail=reason)
+        entry = Entry(who=person.id, action="lock", where=where, raw=raw, service=service, detail=reason)
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "lock", service)
@@ -284,9 +285,9 @@ class Desk:
             self.store.lock(lock, replace(entry, decision="locked"))
         return lock
 
-    def unlock(self, person: Person, service: str, *, where: str = "") -> None:
+    def unlock(self, person: Person, service: str, *, where: str = "", raw: str = "") -> None:
         """Let it be changed again; raises as `approve`."""
-        entry = Entry(who=person.id, action="unlock", where=where, service=service)
+        entry = Entry(who=person.id, action="unlock", where=where, raw=raw, service=service)
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "unlock", service)
@@ -319,6 +320,11 @@ class Desk:
                 sent = self.plan(sent)
         return [sent]
 
+    def list_taken_back(self, request: Request) -> list[Request]:
+        """Later steps that were taken back with a request and whose runs are still to be seen ahead of their time."""
+        now, steps = self.store.now(), self.store.list_requests(parent=request.id, states=[State.CANCELLED])
+        return [s for s in steps if s.kind == "later" and s.run_id and s.start_at is not None and s.start_at > now]
+
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""
         found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
@@ -346,41 +352,6 @@ class Desk:
         except RequestError as error:
             self.store.note(replace(entry, decision="refused", detail=str(error)))
             raise
-
-
-def _make_steps(request: Request, plan: PlanRecord, now: datetime) -> list[tuple[Request, Entry]]:
-    """The later steps that are approved with a request, and what the log says of them."""
-    made: list[tuple[Request, Entry]] = []
-    for number, (moment, target) in enumerate(plan.later, start=1):
-        step = Request(
-            id=new_request_id(),
-            state=State.SCHEDULED,
-            service=request.service,
-            target=target,
-            requested_by=request.requested_by,
-            requested_at=now,
-            origin=request.origin,
-            reason=request.reason,
-            channel=request.channel,
-            start_at=moment,
-            zone=request.zone,
-            parent=request.id,
-            kind="later",
-            # With the version: the same plan approved once more has steps of its own.
-            event=f"{request.id}+{plan.hash[:8]}+{request.version}+{number}",
-        )
-        detail = f"after {request.token}"
-        made.append((step, make_entry(step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=detail)))
-    return made
-
-
-def _count_from(request: Request, now: datetime) -> PlanRecord:
-    """The plan that is signed: one that begins at once holds from its approval, not from when it was drawn up."""
-    if request.plan is None:
-        raise StateChanged(request, State.APPROVED)
-    if request.start_at is not None or request.hold_seconds is None:
-        return request.plan
-    return replace(request.plan, later=find_later(request.plan, request.hold_seconds, now))
 
 
 __all__ = ["Desk", "Look"]

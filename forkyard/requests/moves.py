@@ -83,6 +83,8 @@ def _take_back(store: Store, step: Request, entry: Entry) -> None:
 
 def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
     """Move a running request to its end; the one that it rolled back becomes rolled back. Later steps go with both."""
+    if result is not None:
+        result = {**result, "finished": store.now().isoformat()}
     moved = store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
     if state is State.CANCELLED:
         cancel_later(store, SYSTEM, moved)
