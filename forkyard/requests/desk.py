@@ -19,7 +19,7 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests import OPEN, Entry, Notice, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, make_entry, send_back
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
@@ -118,7 +118,10 @@ class Desk:
         return self._await_approval(request, entry, fields)
 
     def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
-        rows = {row.id: row for row in self.store.list_requests(states=OPEN, service=request.service, limit=1000)}
+        rows = {
+            row.id: row
+            for row in self.store.list_requests(states=OPEN, service=request.service, timed=request.start_at is None)
+        }
         # A step that is still to come stands for all that it belongs to, even when that has begun long ago.
         firsts = [self.store.get(row.parent) if row.kind == "later" and row.parent else row for row in rows.values()]
         return find_conflicts(request, record, {first.id: first for first in firsts}.values(), self.store.now())
@@ -300,7 +303,11 @@ class Desk:
             try:
                 if request.state is not State.AWAITING:
                     done.extend(self._ask_about_missed(request, now))
-                elif request.plan_expires is not None and now > request.plan_expires:
+                elif request.plan_expires is None or now <= request.plan_expires:
+                    continue
+                elif request.origin == CALENDAR and request.start_at is not None:
+                    done.append(self._wait_for_answer(request))
+                else:
                     text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
                     entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
                     done.append(self.store.move(request, State.EXPIRED, entry, error=text))
@@ -319,6 +326,17 @@ class Desk:
                 # Not seen now: whoever follows requests has it planned as soon as it is.
                 sent = self.plan(sent)
         return [sent]
+
+    def _wait_for_answer(self, request: Request) -> Request:
+        """An event goes on without its start: it is asked about until its end."""
+        why = f"nobody approved it before its start at {request.start_at:%Y-%m-%d %H:%M} UTC"
+        entry = make_entry(request, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
+        request = self.store.move(request, State.PLANNED, entry, start_at=None, run_id=None, error=why)
+        with suppress(TransientError):
+            request = self.plan(request)
+        text = f"{request.service} to {request.target}: {why}. Approve {request.token} to have it now, or cancel it."
+        self.store.announce(Notice(request, text))
+        return request
 
     def list_taken_back(self, request: Request) -> list[Request]:
         """Later steps that were taken back with a request and whose runs are still to be seen ahead of their time."""

@@ -153,12 +153,15 @@ class Store:
         service: str | None = None,
         parent: str | None = None,
         origin: str | None = None,
+        timed: bool = False,
         limit: int = 100,
     ) -> list[Request]:
-        """Requests, newest first."""
+        """Requests, newest first; *timed*: only those with a moment to begin at."""
         query = select(t.requests).order_by(t.requests.c.requested_at.desc(), t.requests.c.id).limit(limit)
         if states is not None:
             query = query.where(t.requests.c.state.in_([state.value for state in states]))
+        if timed:
+            query = query.where(t.requests.c.start_at.is_not(None))
         for column, value in (
             (t.requests.c.service, service),
             (t.requests.c.parent, parent),

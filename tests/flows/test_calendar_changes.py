@@ -154,11 +154,27 @@ def test_an_event_without_room_stays_open_and_is_planned_when_there_is_some(offi
 
 
 def test_an_event_that_never_found_room_says_so_at_its_end(office: Office) -> None:
-    office.yard.fake.fail("placements", CapacityExhausted("game: no memory is left."), times=9)
+    office.yard.fake.fail("placements", CapacityExhausted("game: no memory is left."))
     (told,) = look(office, calendar(office))
     office.clock.hands = START
+    (waits,) = office.desk.sweep()
+    assert (waits.id, waits.unplanned, waits.plan_expires) == (told.request.id, True, START + 2 * HOUR)
+    office.clock.hands = START + 3 * HOUR
     (over,) = office.desk.sweep()
     assert (over.id, over.error) == (told.request.id, "could not be planned in time: game: no memory is left.")
+
+
+def test_an_event_that_nobody_approved_before_its_start_is_asked_about_until_its_end(office: Office) -> None:
+    (told,) = look(office, calendar(office))
+    office.clock.hands = START
+    (waits,) = office.desk.sweep()
+    assert (waits.id, waits.state, waits.start_at) == (told.request.id, State.AWAITING, None)
+    assert "nobody approved it before its start" in office.store.list_notices()[-1].text
+    office.clock.hands = START + HOUR
+    assert office.desk.sweep() == []
+    first = office.desk.approve(APPROVER, waits.token)
+    assert steps(office, first) == [(START + 2 * HOUR, 1)]
+    assert office.run(first)[0].ok
 
 
 def test_a_missed_event_waits_for_its_answer_until_its_end(office: Office) -> None:
