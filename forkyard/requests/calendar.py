@@ -217,7 +217,7 @@ def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], n
 
 def _is_over(calendar: Calendar, key: str) -> bool:
     """Whether the calendar still has an occurrence that has passed: what came of it may have been moved, or missed."""
-    name = key.partition("#")[0]
+    name = key.rpartition("#")[0]
     text = name.rpartition("@")[2]
     start = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     found = list_occurrences(calendar, start, start)

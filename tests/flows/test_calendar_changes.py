@@ -1,6 +1,7 @@
 """What becomes of an event when the world is another: its calendar, its room, its moment, its watchers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -90,14 +91,21 @@ def test_an_event_far_from_the_changed_one_stays_approved(office: Office) -> Non
     assert office.state(first) is State.SCHEDULED
 
 
+def test_an_event_taken_out_of_the_calendar_is_taken_back_whatever_its_name(office: Office) -> None:
+    named = parse_calendar(
+        OTHER.format(start=START).replace("events.other", 'events."a#b@c"'), office.settings.services, now=NOW
+    )
+    (told,) = look(office, named)
+    look(office, calendar(office))
+    assert office.state(told.request) is State.CANCELLED
+
+
 def test_what_the_last_runs_took_makes_no_other_event(office: Office) -> None:
-    found = calendar(office, extra="").events
-    auto = calendar(office, more="").events["sale"]
-    assert found["sale"] == auto
-    text = calendar(office)
-    first = approved(office, text)
+    auto = calendar(office)
+    auto = replace(auto, events={"sale": replace(auto.events["sale"], lead="auto")})
+    first = approved(office, auto)
     office.run(office.approved(3))
-    assert look(office, text) == []
+    assert look(office, auto) == []
     assert office.state(first) is State.SCHEDULED
 
 
