@@ -123,7 +123,7 @@ def make_chart(sight: ServiceSight, now: datetime) -> Block:
     first = sight.history[0].result or {}
     level, values = float(first.get("before", 0)), list[float]()
     for end in ends:
-        past = [r for r in sight.history if r.updated_at is not None and r.updated_at <= end and r.result]
+        past = [r for r in sight.history if r.finished_at is not None and r.finished_at <= end and r.result]
         level = float((past[-1].result or {}).get("serving", level)) if past else level
         values.append(level)
     if sight.fleet is not None:

@@ -148,7 +148,7 @@ class Board:
             approved_by=approvals[-1].approver if approvals else "",
             run_url=self._runner.url(row),
             kept=shown is not None and shown.kept,
-            trouble=self._runner.trouble if row.state in _RUNS else "",
+            trouble=self._runner.trouble_with(row, progress) if row.state in _RUNS else "",
             waits_for=self._leases.waits_for(row, progress),
         )
 

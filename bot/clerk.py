@@ -103,35 +103,37 @@ class Clerk:
         self._replies.answer(asker or Asker(request.requested_by, "", request.channel), message)
 
     def _do(self, asker: Asker, command: Command, at: datetime, raw: str) -> Message | None:
-        person, where = self._directory.person(asker.id), asker.channel
+        person, where, raw = self._directory.person(asker.id), asker.channel, raw or str(command)
         match command:
             case Approve(id=name, break_glass=reason):
-                self._desk.approve(person, name, break_glass=reason, where=where)
+                self._desk.approve(person, name, break_glass=reason, where=where, raw=raw)
             case Deny(id=name, reason=reason):
-                self._desk.deny(person, name, reason, where=where)
+                self._desk.deny(person, name, reason, where=where, raw=raw)
             case Cancel(id=name) | ScheduleCancel(id=name):
-                return self.cancel(asker, name)
+                return self.cancel(asker, name, raw=raw)
             case Retry(id=name) | Rollback(id=name):
-                return self._again(asker, command.verb, name, at)
+                return self._again(asker, command.verb, name, at, raw=raw)
             case ScheduleMove() | Lock() | Unlock():
-                return self._change(person, command, where)
+                return self._change(person, command, where, raw)
             case _:
-                entry = make_entry(asker, command.verb, raw or str(command), getattr(command, "service", None))
+                entry = make_entry(asker, command.verb, raw, getattr(command, "service", None))
                 with noting_refusals(self._desk.store, entry):
                     return self._show(asker, command)
         return None
 
-    def _change(self, person: Person, command: ScheduleMove | Lock | Unlock, where: str) -> Message:
+    def _change(self, person: Person, command: ScheduleMove | Lock | Unlock, where: str, raw: str) -> Message:
         """Change what is no request's state."""
         match command:
             case ScheduleMove(id=name, to=when):
-                moved = self._desk.move(person, name, when, where=where)
+                old = self._desk.store.find(name)
+                moved = self._desk.move(person, name, when, where=where, raw=raw)
+                self._drop(old, *self._desk.list_taken_back(moved))
                 return say(f"`{moved.token}` would start at {when}; it must be approved again.")
             case Lock(service=service, reason=reason):
-                self._desk.lock(person, service, reason, where=where)
+                self._desk.lock(person, service, reason, where=where, raw=raw)
                 return say(f":lock: {service} is locked. When it is over: `{COMMAND} unlock {service}`")
             case Unlock(service=service):
-                self._desk.unlock(person, service, where=where)
+                self._desk.unlock(person, service, where=where, raw=raw)
                 return say(f":unlock: {service} can be changed again.")
 
     def _show(self, asker: Asker, command: Command) -> Message:
@@ -197,16 +199,20 @@ class Clerk:
         again = f"Nothing was asked for. To do it: `{COMMAND} {clean(str(replace(command, dry_run=False)))}`"
         return Message(message.text, [*without[:-2], *say(again).blocks])
 
-    def cancel(self, asker: Asker, name: str) -> Message | None:
+    def cancel(self, asker: Asker, name: str, *, raw: str = "") -> Message | None:
         """Take a request back, or have its run end."""
-        request = self._desk.cancel(self._directory.person(asker.id), name, where=asker.channel)
+        request = self._desk.cancel(self._directory.person(asker.id), name, where=asker.channel, raw=raw)
         if request.state is State.RUNNING:
             self._runner.cancel(request)
             return say(f"`{request.token}` is being cancelled: what is half made is undone first.")
-        self._runner.drop(request)
+        self._drop(request, *self._desk.list_taken_back(request))
         return None
 
-    def _again(self, asker: Asker, kind: str, name: str, at: datetime) -> Message | None:
+    def _drop(self, *requests: Request) -> None:
+        for request in requests:
+            self._runner.drop(request)
+
+    def _again(self, asker: Asker, kind: str, name: str, at: datetime, *, raw: str = "") -> Message | None:
         """Retry or roll back once, however often it is asked for, until what came of it is over."""
         person, store = self._directory.person(asker.id), self._desk.store
         old = store.find(name)
@@ -216,11 +222,11 @@ class Clerk:
         if known is None:
             ask = self._desk.retry if kind == Retry.verb else self._desk.rollback
             delivery = f"again:{kind}:{old.id}:{len(made)}"
-            known, fresh = ask(person, old.id, where=asker.channel, delivery=delivery)
+            known, fresh = ask(person, old.id, where=asker.channel, delivery=delivery, raw=raw)
             if fresh:
                 self.plan(known, asker)
                 return None
-        with noting_refusals(store, make_entry(asker, kind, f"{kind} {old.token}", old.service)):
+        with noting_refusals(store, make_entry(asker, kind, raw or f"{kind} {old.token}", old.service)):
             check(self._load().chatops, person, kind, old.service)
         return say(f"This was already asked as `{known.token}`: {known.state.value}.")
 
@@ -277,7 +283,7 @@ class Clerk:
                 old = self._desk.cancel(person, ticket.request_id, where=where)
                 if old.state is State.RUNNING:
                     _check_editable(old)  # it began in this very moment
-                self._runner.drop(old)
+                self._drop(old, *self._desk.list_taken_back(old))
         except ForkyardError as error:
             logger.info("%s: cannot take the place of %s: %s", new.token, ticket.request_id, error)
             self._desk.cancel(person, new.id, where=where)

@@ -95,6 +95,9 @@ def _awaiting(sight: Sight) -> list[Block]:
     request, plan = sight.request, sight.request.plan
     if plan is None:
         return [b.section("Being planned.")]
+    if request.unplanned:
+        why = f"*Cannot be planned as things are:* {clean(request.error)} It is planned again by itself."
+        return [b.section(why), _cancel(request)]
     ticket = make_ticket(request)
     return [
         b.section(_steps_of(plan), fields=_facts(request, plan)),

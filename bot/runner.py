@@ -7,6 +7,7 @@ it was killed. Repeating any of it is harmless: the key of a run is its request 
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from threading import Lock
 from time import monotonic
 
@@ -14,8 +15,8 @@ from flows.runs import FINAL, Progress, Runs
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, finish, make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
 from forkyard.requests.starting import make_key
 from forkyard.requests.store import Store
 
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3
 """Looks at a run that is over while its request is not, before that is believed: the run writes one after the other."""
 
+
+UNBEGUN = timedelta(seconds=30)
+"""A run that is not begun so long after its moment waits for a server that is away."""
 
 SWEEP = 10.0
 """Seconds between two looks at all runs while their news is heard: what was lost on the way is seen then."""
@@ -66,6 +70,14 @@ class Runner:
     def trouble(self) -> str:
         """Why Prefect cannot be asked; empty when it can."""
         return self._unstarted or self._unseen
+
+    def trouble_with(self, request: Request, progress: Progress | None) -> str:
+        """Why nothing is seen of a request's run, or why nobody begins it; empty when all is well."""
+        due = request.start_at or request.updated_at
+        waits = request.state is not State.RUNNING and progress is not None and progress.state == "SCHEDULED"
+        if not self.trouble and waits and due is not None and self._store.now() - due > UNBEGUN:
+            return "Nobody begins its run: the process that serves the deployments is away, or very busy."
+        return self.trouble
 
     def _start(self, request: Request) -> str:
         key = make_key(self._desk, request)
@@ -145,4 +157,4 @@ def settle_dead(store: Store, request: Request, progress: Progress) -> Request:
     entry = make_entry(request, SYSTEM, "finish", decision=state.value, detail=text)
     if request.state is State.RUNNING:
         return finish(store, request, state, entry, request.result)
-    return store.move(request, state, entry, error=text)
+    return give_up(store, request, state, entry)

@@ -11,8 +11,9 @@ from slack_sdk import WebClient
 from bot.blocks import clean, clean_naming
 from bot.memory import Memory
 from bot.slack_api import ChannelGone, call
-from forkyard.errors import ForkyardError, InvalidRequest
-from forkyard.requests.calendar import Notice, load_calendar, tick
+from forkyard.errors import CredentialsRejected, ForkyardError, InvalidRequest, TransientError
+from forkyard.requests import Notice
+from forkyard.requests.calendar import load_calendar, tick
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
 
@@ -62,19 +63,25 @@ class Schedule:
             if str(error) != self._complaint:
                 self._say(channel, f":warning: {clean(str(error))}", "")
                 self._complaint = str(error)
-            return
-        self._complaint = ""
-        for notice in tick(self._desk, settings, calendar, now=now, channel=channel):
-            self._tell(channel, notice)
+            calendar = None
+        else:
+            self._complaint = ""
+        try:
+            tick(self._desk, settings, calendar, now=now, channel=channel)
+        finally:
+            # What an earlier look, the sweep, a run or the command line left to be told, too.
+            for notice in self._desk.store.list_notices():
+                if self._tell(channel, notice):
+                    self._desk.store.mark_told(notice.key)
 
-    def _tell(self, channel: str, notice: Notice) -> None:
+    def _tell(self, channel: str, notice: Notice) -> bool:
         shown = self._memory.find(notice.request.id)
         if shown is not None and shown.ts:
-            self._say(shown.channel, clean_naming(notice.text), shown.ts)
-        else:
-            self._say(channel, clean_naming(notice.text), "")
+            return self._say(shown.channel, clean_naming(notice.text), shown.ts)
+        return self._say(channel, clean_naming(notice.text), "")
 
-    def _say(self, channel: str, text: str, thread: str) -> None:
+    def _say(self, channel: str, text: str, thread: str) -> bool:
+        """Whether it need not be said again: it was said, or Slack refuses it for good."""
         where = {"thread_ts": thread} if thread else {}
         others = [] if thread else [name for name in self._load().chatops.channels if name != channel]
         for place in [channel, *others]:
@@ -82,8 +89,11 @@ class Schedule:
                 call("chat.postMessage", self._client.chat_postMessage, channel=place, text=text[:3000], **where)
             except ChannelGone as error:
                 logger.warning("%s was not told %r: %s", place, text[:80], error)
+                continue
+            except (TransientError, CredentialsRejected) as error:
+                logger.warning("the channel is told later %r: %s", text[:80], error)
+                return False
             except ForkyardError as error:
                 logger.warning("the channel was not told %r: %s", text[:80], error)
-                return
-            else:
-                return
+            return True
+        return False

@@ -34,8 +34,8 @@ class Sights:
         now = datetime.now(UTC)
         fleet, trouble, held_by = self._look(service)
         scheduled = [r for r in self.list_scheduled(service) if r.state is State.SCHEDULED and r.start_at is not None]
-        past = [r for r in self._store.list_requests(service=service) if r.result and r.updated_at]
-        recent = [r for r in past if r.updated_at is not None and now - r.updated_at < DAY]
+        past = [r for r in self._store.list_requests(service=service) if r.result and r.finished_at]
+        recent = [r for r in past if r.finished_at is not None and now - r.finished_at < DAY]
         return ServiceSight(
             service=service,
             fleet=fleet,
@@ -43,7 +43,7 @@ class Sights:
             held_by=held_by,
             lock=self._store.locks().get(service),
             following=min(scheduled, key=lambda r: r.start_at or now, default=None),
-            history=tuple(sorted(recent, key=lambda r: r.updated_at or now)),
+            history=tuple(sorted(recent, key=lambda r: r.finished_at or now)),
         )
 
     def _look(self, service: str) -> tuple[Fleet | None, str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cli.output import emit, make_console, say
 from flows.runs import Runs
-from forkyard.commands import Amount, Scale
+from forkyard.commands import Amount, Approve, Cancel, Deny, Lock, Scale, Unlock
 from forkyard.errors import InvalidRequest
 from forkyard.estimates import list_runs
 from forkyard.moments import When, read_duration, read_when
@@ -88,7 +88,9 @@ def run_ask(
 def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bool) -> int:
     """Approve, and start what is due."""
     with open_desk(config) as (desk, settings):
-        request = desk.approve(find_person(), name, break_glass=break_glass, where="terminal")
+        request = desk.approve(
+            find_person(), name, break_glass=break_glass, where="terminal", raw=f"{Approve(name, break_glass)}"
+        )
         runs = Runs(settings.prefect.api_url)
         start_due(desk, runs)
         request = desk.store.get(request.id)
@@ -100,16 +102,25 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
 def run_deny(config: Path | None, name: str, reason: str, *, as_json: bool) -> int:
     """Deny."""
     with open_desk(config) as (desk, _):
-        return show_request(desk.deny(find_person(), name, reason, where="terminal"), as_json=as_json)
+        return show_request(
+            desk.deny(find_person(), name, reason, where="terminal", raw=f"{Deny(name, reason)}"), as_json=as_json
+        )
 
 
 def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
     """Take a request back; a run that it has is cancelled."""
     with open_desk(config) as (desk, settings):
-        request = desk.cancel(find_person(), name, where="terminal")
-        if request.run_id is not None:
-            Runs(settings.prefect.api_url).cancel(request.run_id)
+        request = desk.cancel(find_person(), name, where="terminal", raw=f"{Cancel(name)}")
+        drop_runs(settings, request, *desk.list_taken_back(request))
         return show_request(request, as_json=as_json)
+
+
+def drop_runs(settings: Settings, *requests: Request) -> None:
+    """Have the runs end that these have."""
+    runs = Runs(settings.prefect.api_url)
+    for request in requests:
+        if request.run_id is not None:
+            runs.cancel(request.run_id)
 
 
 def run_again(config: Path | None, name: str, *, back: bool, as_json: bool) -> int:
@@ -123,7 +134,7 @@ def run_again(config: Path | None, name: str, *, back: bool, as_json: bool) -> i
 def run_lock(config: Path | None, service: str, reason: str, *, as_json: bool) -> int:
     """Lock a service."""
     with open_desk(config) as (desk, _):
-        lock = desk.lock(find_person(), service, reason, where="terminal")
+        lock = desk.lock(find_person(), service, reason, where="terminal", raw=f"{Lock(service, reason)}")
     return _answer(
         {"service": service, "locked_by": lock.who, "reason": lock.reason, "since": lock.since.isoformat()},
         f"{service}: locked. Unlock it with: forkyard unlock {service}",
@@ -134,7 +145,7 @@ def run_lock(config: Path | None, service: str, reason: str, *, as_json: bool) -
 def run_unlock(config: Path | None, service: str, *, as_json: bool) -> int:
     """Unlock it."""
     with open_desk(config) as (desk, _):
-        desk.unlock(find_person(), service, where="terminal")
+        desk.unlock(find_person(), service, where="terminal", raw=f"{Unlock(service)}")
     return _answer({"service": service, "locked_by": None}, f"{service}: unlocked.", as_json=as_json)
 
 
@@ -225,9 +236,10 @@ def render_request(request: Request) -> Sequence[str]:
     """A request for a person: what it is, where it is, and the next command."""
     plan, token = request.plan, request.token
     lines = [f"{token}: {request.service} to {request.target}: {request.state.value}"]
-    if plan is not None:
+    if plan is not None and not request.unplanned:
         lines.append(f"  now {plan.current}, then {plan.target}: {plan.forks} to fork, {plan.retires} to retire")
         lines.extend(f"  {place.host}: {place.forks} more, room for {place.room_after} after" for place in plan.places)
+        lines.extend(f"  {note}" for note in plan.notes)
         lines.extend(f"  at {at:%Y-%m-%d %H:%M} UTC back to {number}" for at, number in plan.later)
         if plan.expected_seconds is not None:
             lines.append(f"  it will take about {plan.expected_seconds:.0f} s")

@@ -4,15 +4,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.output import emit, make_console, say
-from cli.requests import find_person, local_zone, open_desk, request_shape, run_cancel, show_request
+from cli.requests import drop_runs, find_person, local_zone, open_desk, request_shape, run_cancel, show_request
 from flows.runs import Runs
+from forkyard.commands import ScheduleMove
 from forkyard.errors import InvalidRequest
 from forkyard.moments import read_when, write_moment
-from forkyard.presales import list_occurrences, parse_calendar, plan_steps
+from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
 from forkyard.requests import Request, State
 from forkyard.requests.calendar import find_leads, load_calendar, tick
 from forkyard.requests.starting import settle_ended, start_due
-from forkyard.settings import load_settings
+from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
 _SHOWN = 20
@@ -99,18 +100,34 @@ def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:
 def run_sync(config: Path | None, *, as_json: bool) -> int:
     """Put on record what the calendar wants soon, start what is due; the bot does the same all the time."""
     with open_desk(config) as (desk, settings):
-        notices = tick(desk, settings, load_calendar(settings, config, now=datetime.now(UTC)), now=datetime.now(UTC))
+        now = desk.store.now()
+        calendar, broken = _read_calendar(settings, config, now)
+        notices = tick(desk, settings, calendar, now=now)
         runs = Runs(settings.prefect.api_url)
         settle_ended(desk, runs)
-        desk.sweep()
+        swept = desk.sweep()
         started = start_due(desk, runs)
+    if broken is not None:
+        # Only now: what is on record does not depend on it.
+        raise broken
     if as_json:
         emit({"notices": [notice.text for notice in notices], "started": [request_shape(row) for row in started]})
         return 0
     for notice in notices:
         say(notice.text)
+    for row in swept:
+        say(f"{row.token}: {row.service} to {row.target}: {row.state.value}: {row.error or row.need_why}")
     make_console().print(f"{len(notices)} to be told, {len(started)} runs put on the schedule.", soft_wrap=True)
     return 0
+
+
+def _read_calendar(
+    settings: Settings, config: Path | None, now: datetime
+) -> tuple[Calendar | None, InvalidRequest | None]:
+    try:
+        return load_calendar(settings, config, now=now), None
+    except InvalidRequest as error:
+        return None, error
 
 
 def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:
@@ -118,9 +135,8 @@ def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:
     when = read_when(to.split(), datetime.now(UTC), local_zone())
     with open_desk(config) as (desk, settings):
         old = desk.store.find(name)
-        request = desk.move(find_person(), name, when, where="terminal")
-        if old.run_id is not None:
-            Runs(settings.prefect.api_url).cancel(old.run_id)
+        request = desk.move(find_person(), name, when, where="terminal", raw=f"{ScheduleMove(name, when)}")
+        drop_runs(settings, old, *desk.list_taken_back(request))
     return show_request(request, as_json=as_json)
 
 

@@ -37,11 +37,17 @@ def judge_approver(
 
     Raises:
         StateChanged: it does not wait for approval any more.
-        InvalidRequest: its plan is too old.
+        InvalidRequest: its plan is too old, or it could not be planned.
         NotPermitted: not by this person; the message says who can.
     """
     if request.state is not State.AWAITING or request.plan is None:
         raise StateChanged(request, State.APPROVED)
+    if request.unplanned:
+        text = (
+            f"{request.token}: cannot be planned as things are, so there is nothing to approve yet: {request.error} "
+            f"It is planned again by itself; or take it back: cancel {request.token}"
+        )
+        raise InvalidRequest(text)
     if request.plan_expires is not None and now > request.plan_expires:
         text = (
             f"{request.token}: its plan could be approved until {request.plan_expires:%Y-%m-%d %H:%M:%S} UTC. "

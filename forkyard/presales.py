@@ -7,7 +7,7 @@ after is taken, where it comes twice the first one. An event of one day is asked
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
 from itertools import combinations
@@ -170,12 +170,12 @@ def plan_steps(calendar: Calendar, occurrence: Occurrence, leads: Mapping[str, t
 
 def find_wanted(calendar: Calendar, service: str, at: datetime, leads: Mapping[str, timedelta]) -> int:
     """The number that the calendar wants of a service at a moment."""
-    around = list_occurrences(calendar, at - timedelta(days=1), at + timedelta(days=8))
+    own = {name: event for name, event in calendar.events.items() if event.service == service}
+    around = list_occurrences(replace(calendar, events=own), at - timedelta(days=1), at + timedelta(days=8))
     wanted = [
         number
         for occurrence in around
-        if occurrence.event.service == service
-        and (number := occurrence.wants(at, leads.get(occurrence.name, timedelta()))) is not None
+        if (number := occurrence.wants(at, leads.get(occurrence.name, timedelta()))) is not None
     ]
     base = calendar.services.get(service)
     return max(wanted) if wanted else base.base if base is not None else 0

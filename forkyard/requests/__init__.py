@@ -121,6 +121,17 @@ class Request:
         return self.plan.hash if self.plan is not None else ""
 
     @property
+    def finished_at(self) -> datetime | None:
+        """When its run put its report on record; its row may have moved since, by a rollback."""
+        finished = (self.result or {}).get("finished")
+        return datetime.fromisoformat(finished) if finished else self.updated_at
+
+    @property
+    def unplanned(self) -> bool:
+        """Whether it is kept open although it cannot be planned as things are; `error` says why."""
+        return self.state is State.AWAITING and self.need is None
+
+    @property
     def open(self) -> bool:
         """Whether something may still come of it."""
         return self.state in OPEN
@@ -154,6 +165,16 @@ class ServiceLock:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the channel should know of a request; kept until it was told."""
+
+    request: Request
+    text: str
+    key: str = ""
+    """What makes it one and the same notice, however often it is made; "": its text, and its request as it is."""
+
+
 class StateChanged(InvalidRequest):
     """Somebody else was first; `now` is the request as it is."""
 
@@ -175,6 +196,7 @@ __all__ = [
     "OPEN",
     "Entry",
     "Need",
+    "Notice",
     "PlanRecord",
     "Request",
     "ServiceLock",

@@ -1,14 +1,15 @@
 """
 From the calendar to requests: what comes within two days is put on record, planned, and waits for an approval.
 
-Called again and again, by the bot or by `forkyard schedule sync`; an occurrence has one row, known by its event's text,
-so that a moved or changed event is a new request and the old one is taken back. A missed start is asked about. A day
-and ten minutes before a start everything is looked at once more, while there is time to do something about it.
+Called again and again, by the bot or by `forkyard schedule sync`; an occurrence has one row, known by its event's text
+and its steps, so that a moved or changed event is a new request and the old one is taken back. A missed start is asked
+about. A day and ten minutes before a start everything is looked at once more, while something can be done about it.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,11 +30,15 @@ from forkyard.presales import (
     parse_calendar,
     plan_steps,
 )
-from forkyard.requests import Request, State, StateChanged
+from forkyard.requests import Notice, Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, cancel_later, find_approval, make_entry
+from forkyard.requests.gate import find_approval, find_approved
+from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord
+from forkyard.requests.series import catch_up
 from forkyard.settings import Settings, find_config
+
+logger = logging.getLogger(__name__)
 
 HORIZON = timedelta(hours=48)
 """So long before its first step an occurrence becomes a request that can be approved."""
@@ -41,15 +46,9 @@ HORIZON = timedelta(hours=48)
 CHECKS = ((timedelta(minutes=10), "10 min"), (timedelta(hours=24), "24 h"))
 """How long before a start it is looked at once more; the nearest first."""
 
+_KEY_LEADS = (timedelta(), timedelta(hours=1))
+
 _WAITING = (State.DRAFTED, State.PLANNED, State.AWAITING, State.APPROVED, State.SCHEDULED)
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that the channel should know of a request."""
-
-    request: Request
-    text: str
 
 
 def load_calendar(settings: Settings, config: Path | None, *, now: datetime) -> Calendar:
@@ -65,25 +64,49 @@ def load_calendar(settings: Settings, config: Path | None, *, now: datetime) -> 
     return parse_calendar(text, settings.services, source=str(path), now=now)
 
 
-def tick(desk: Desk, settings: Settings, calendar: Calendar, *, now: datetime, channel: str = "") -> list[Notice]:
-    """Bring the requests to what the calendar says, look at what is near; returns what is to be told, in order."""
+def tick(
+    desk: Desk, settings: Settings, calendar: Calendar | None, *, now: datetime, channel: str = ""
+) -> list[Notice]:
+    """
+    Bring the requests to what the calendar says, look at what is near; returns what is new to be told, in order.
+
+    It is kept in the store until somebody tells it. Without a calendar, for it cannot be read, only what is on record
+    is looked at.
+    """
+    return [notice for notice in _look(desk, settings, calendar, now, channel) if desk.store.announce(notice)]
+
+
+def _look(desk: Desk, settings: Settings, calendar: Calendar | None, now: datetime, channel: str) -> Iterator[Notice]:
+    if calendar is not None:
+        yield from _follow(desk, calendar, now, channel)
+    for row in desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], limit=1000):
+        try:
+            yield from _check_near(desk, settings, row, now)
+        except Exception:
+            # One that cannot be looked at must not keep the others from it: it is tried again, and the log has why.
+            logger.exception("%s: could not be looked at before its start", row.token)
+
+
+def _follow(desk: Desk, calendar: Calendar, now: datetime, channel: str) -> Iterator[Notice]:
     leads = find_leads(desk, calendar)
     lengths = {name: lead.length for name, lead in leads.items()}
-    keys: dict[str, Occurrence] = {}
-    for occurrence in list_occurrences(calendar, now, now + HORIZON + max(lengths.values(), default=timedelta())):
-        if occurrence.end > now:
-            keys[_make_key(occurrence)] = occurrence
-    notices = _take_back(desk, keys)
-    known = {row.event for row in desk.store.list_requests(origin=CALENDAR, limit=1000)}
+    ramps = [ramp.before for event in calendar.events.values() for ramp in event.ramp]
+    ahead = HORIZON + max([timedelta(), *lengths.values()]) + max([timedelta(), *ramps])
+    occurrences = [found for found in list_occurrences(calendar, now, now + ahead) if found.end > now]
+    keys = {_make_key(calendar, occurrence): occurrence for occurrence in occurrences}
+    yield from _take_back(desk, calendar, keys, now)
+    known = {row.event or "" for row in desk.store.list_requests(origin=CALENDAR, limit=1000)}
     for key, occurrence in keys.items():
-        steps = plan_steps(calendar, occurrence, lengths)
-        if key in known or not steps or steps[0].at > now + HORIZON:
+        if key in known:
             continue
-        row = _make_row(settings, calendar, occurrence, key, steps, lengths, now)
+        steps = plan_steps(calendar, occurrence, lengths)
+        if not steps or steps[0].at > now + HORIZON:
+            continue
+        begun = any(event.startswith(f"{occurrence.key}#") for event in known)
+        row = _make_row(calendar, occurrence, key, steps, lengths, now, begun=begun)
         row, fresh = desk.store.add(replace(row, channel=channel), make_entry(row, CALENDAR, "scale", detail=key))
         if fresh:
-            notices.append(_introduce(desk, row, leads[occurrence.name]))
-    return notices + _check_near(desk, settings, now)
+            yield _introduce(desk, row, leads[occurrence.name])
 
 
 def find_leads(desk: Desk, calendar: Calendar) -> dict[str, Lead]:
@@ -95,22 +118,26 @@ def find_leads(desk: Desk, calendar: Calendar) -> dict[str, Lead]:
     return found
 
 
-def _make_key(occurrence: Occurrence) -> str:
-    text = repr(sorted(asdict(occurrence.event).items()))
+def _make_key(calendar: Calendar, occurrence: Occurrence) -> str:
+    # Its steps too, which come from the whole calendar; by leads that do not move, as those of the last runs do. With
+    # the long one, what begins soon after a step counts at that step.
+    steps = [plan_steps(calendar, occurrence, dict.fromkeys(calendar.events, lead)) for lead in _KEY_LEADS]
+    text = repr((sorted(asdict(occurrence.event).items()), steps))
     return f"{occurrence.key}#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _make_row(
-    settings: Settings,
     calendar: Calendar,
     occurrence: Occurrence,
     key: str,
     steps: tuple[Step, ...],
     leads: Mapping[str, timedelta],
     now: datetime,
+    *,
+    begun: bool,
 ) -> Request:
     event, first, rest = occurrence.event, steps[0], steps[1:]
-    missed = first.at < now - settings.requests.late
+    missed = first.at <= now
     if missed:
         # Never run silently late: what it would want at this moment is asked about.
         first, rest = Step(now, find_wanted(calendar, event.service, now, leads)), tuple(s for s in rest if s.at > now)
@@ -128,8 +155,13 @@ def _make_row(
         zone=canonical_zone(event.zone),
         plan=_make_stub(request_id, event, first, rest),
         event=key,
-        error=f"its start at {steps[0].at:%Y-%m-%d %H:%M} UTC was missed" if missed else "",
+        error=_say_missed(steps[0].at, begun=begun) if missed else "",
     )
+
+
+def _say_missed(at: datetime, *, begun: bool) -> str:
+    moment = f"its start at {at:%Y-%m-%d %H:%M} UTC"
+    return f"the calendar was changed after {moment}" if begun else f"{moment} was missed"
 
 
 def _make_stub(request_id: str, event: Event, first: Step, rest: tuple[Step, ...]) -> PlanRecord:
@@ -153,68 +185,115 @@ def _introduce(desk: Desk, row: Request, lead: Lead) -> Notice:
         row = desk.plan(row)
     except ForkyardError as error:
         return Notice(row, f"{row.raw}: could not be planned yet: {error}")
-    if missed:
-        text = f"{row.raw}: {missed}. Approve {row.token} to have {row.target} now, or cancel it."
+    if row.unplanned or row.state is State.FAILED:
+        return Notice(row, f"{row.raw}: cannot be done as things are: {row.error} It is planned again by itself.")
+    notes = "".join(f" {note}" for note in row.plan.notes) if row.plan else ""
+    if missed or row.start_at is None:
+        text = f"{row.raw}: {missed}. Approve {row.token} to have {row.target} now, or cancel it.{notes}"
         return Notice(row, text)
-    if row.state is State.FAILED or row.start_at is None:
-        return Notice(row, f"{row.raw}: cannot be done: {row.error}")
     when = f"{write_moment(row.start_at, row.zone)} ({row.start_at:%Y-%m-%d %H:%M} UTC)"
-    return Notice(
-        row, f"{row.raw}: {row.service} to {row.target} at {when}; {lead.why}. Approve it: approve {row.token}"
-    )
+    text = f"{row.raw}: {row.service} to {row.target} at {when}; {lead.why}.{notes} Approve it: approve {row.token}"
+    return Notice(row, text)
 
 
-def _take_back(desk: Desk, keys: Mapping[str, Occurrence]) -> list[Notice]:
+def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], now: datetime) -> Iterator[Notice]:
     """Cancel what waits for an occurrence that the calendar has no more, or has otherwise."""
-    notices: list[Notice] = []
-    for row in desk.store.list_requests(states=_WAITING, origin=CALENDAR, limit=1000):
-        if row.kind or row.event in keys:
+    rows = desk.store.list_requests(states=_WAITING, origin=CALENDAR, limit=1000)
+    for row in sorted(rows, key=lambda row: row.parent is not None):  # with the first of them its later ones go
+        first = _find_first(desk, row)
+        # What follows an occurrence is its own only ahead of its time: a rollback, or an end sent back, is a person's.
+        ahead = row.start_at is not None and row.start_at > now
+        if first.event in keys or (row.parent is not None and not ahead) or _is_over(calendar, first.event or ""):
             continue
         why = "the calendar has it no more, or has it otherwise"
         entry = make_entry(row, SYSTEM, "cancel", decision=State.CANCELLED.value, detail=why)
         try:
             row = desk.store.move(row, State.CANCELLED, entry, error=why)  # noqa: PLW2901 - the same row, later
         except StateChanged:
-            continue  # it began in this moment
+            continue  # it began in this moment, or went with its first step
         cancel_later(desk.store, SYSTEM, row)
-        notices.append(Notice(row, f"{row.raw}: {row.token} is cancelled: {why}."))
-    return notices
+        yield Notice(row, f"{first.raw}: {row.token} is cancelled: {why}.")
 
 
-def _check_near(desk: Desk, settings: Settings, now: datetime) -> list[Notice]:
-    notices: list[Notice] = []
-    for row in desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], limit=1000):
-        start = row.start_at
-        if start is None or start <= now:
-            continue
-        # A step that follows was looked at with its first: once more only just before it.
-        for length, name in CHECKS[:1] if row.kind == "later" else CHECKS:
-            if start - now <= length:
-                # What was asked for since needs no second look at once.
-                asked_before = row.requested_at <= start - length
-                if asked_before and desk.store.deliver(f"check {name} {row.id} {start:%Y%m%dT%H%M%S}"):
-                    notices.append(_check_one(desk, settings, row, name))
-                break
-    return notices
+def _is_over(calendar: Calendar, key: str) -> bool:
+    """Whether the calendar still has an occurrence that has passed: what came of it may have been moved, or missed."""
+    name = key.rpartition("#")[0]
+    text = name.rpartition("@")[2]
+    start = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    found = list_occurrences(calendar, start, start)
+    return any(_make_key(calendar, occurrence) == key for occurrence in found if occurrence.key == name)
 
 
-def _check_one(desk: Desk, settings: Settings, row: Request, name: str) -> Notice:
+def _find_first(desk: Desk, row: Request) -> Request:
+    """The request that the calendar made, of all that came of it."""
+    while row.parent is not None:
+        row = desk.store.get(row.parent)
+    return row
+
+
+def _check_near(desk: Desk, settings: Settings, row: Request, now: datetime) -> Iterator[Notice]:
+    if row.origin == CALENDAR and row.state is State.AWAITING:
+        row, notice = _follow_waiting(desk, row, now)
+        if notice is not None:
+            yield notice
+    start = row.start_at
+    if start is None or start <= now:
+        return
+    # A step that follows was looked at with its first: once more only just before it.
+    for length, name in CHECKS[:1] if row.kind == "later" else CHECKS:
+        if start - now <= length:
+            key = f"check {name} {row.id} {start:%Y%m%dT%H%M%S}"
+            # What was asked for since needs no second look at once.
+            if row.requested_at <= start - length and not desk.store.is_announced(key):
+                yield replace(_check_one(desk, settings, row, name, now), key=key)
+            return
+
+
+def _follow_waiting(desk: Desk, row: Request, now: datetime) -> tuple[Request, Notice | None]:
+    """Plan again what could not be planned, and what was missed for so long that the event wants another number."""
+    wanted = catch_up(row.plan, now) if row.plan is not None and row.start_at is None else row.plan
+    if wanted is not None and wanted.later and wanted != row.plan:
+        entry = make_entry(row, SYSTEM, "plan", decision=State.PLANNED.value, detail=f"to {wanted.target} by now")
+        row = desk.store.move(row, State.PLANNED, entry, target=wanted.target, plan=wanted)
+    elif not row.unplanned:
+        return row, None
+    row = desk.plan(row)
+    if row.unplanned:
+        return row, None
+    about = f"{_find_first(desk, row).raw}: {row.service} to {row.target}"
+    return row, Notice(row, f"{about} is wanted and can be done now. Approve it: approve {row.token}")
+
+
+def _check_one(desk: Desk, settings: Settings, row: Request, name: str, now: datetime) -> Notice:
     """Plan again, see that it fits and that the approval still stands; what has drifted wants a new approval."""
     about = f"{row.service} to {row.target} in {name} ({row.token})"
     try:
         record = desk.look(row)
     except ForkyardError as error:
         return Notice(row, f"{about}: cannot be done as things are: {error}")
-    planned = row.plan.current if row.plan is not None else record.current
-    if row.kind != "later" and (row.state is State.AWAITING or abs(record.current - planned) > settings.requests.drift):
+    approved = find_approved(desk.store, row) or record
+    moved = abs(record.current - approved.current) > settings.requests.drift
+    if row.kind != "later" and (row.state is State.AWAITING or moved):
         row = desk.plan(row)
-        why = (
-            "nobody has approved it yet" if record.current == planned else f"{record.current} count now, not {planned}"
-        )
+        counted = f"{record.current} count now, not {approved.current}"
+        why = "nobody has approved it yet" if record.current == approved.current else counted
         return Notice(row, f"{about}: {why}. Approve it: approve {row.token}")
+    if row.kind == "later" and moved and record.change and not _waits_for_another(desk, row, now):
+        return Notice(
+            row, f"{about}: {record.current} count now, not {approved.current}: it will ask before it changes anything."
+        )
     room = sum(place.room_after for place in record.places)
     fits = f"{record.forks} to fork, room for {room} more after"
     return Notice(row, f"{about}: {fits}; {_judge_approval(desk, settings, row)}.")
+
+
+def _waits_for_another(desk: Desk, row: Request, now: datetime) -> bool:
+    """Whether what a step follows is still to come, or under way, so that the fleet cannot be what it expects."""
+    if row.parent is None or row.start_at is None:
+        return False
+    first = desk.store.get(row.parent)
+    steps = [first, *desk.store.list_requests(parent=first.id)]
+    return any(step.open and step.id != row.id and (step.start_at or now) < row.start_at for step in steps)
 
 
 def _judge_approval(desk: Desk, settings: Settings, row: Request) -> str:
@@ -225,4 +304,4 @@ def _judge_approval(desk: Desk, settings: Settings, row: Request) -> str:
     return f"approved by {approval.approver} at {approval.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-__all__ = ["Notice", "find_leads", "load_calendar", "tick"]
+__all__ = ["find_leads", "load_calendar", "tick"]

@@ -6,24 +6,28 @@ here starts a run: what is approved is found in the store by whoever starts runs
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Any
 
 from forkyard.approvals import Approval, sign
 from forkyard.commands import Scale
-from forkyard.decisions import find_need, judge_approver
-from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError
+from forkyard.decisions import CALENDAR, find_need, judge_approver
+from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError, TransientError
 from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.gate import SYSTEM, cancel_later, make_entry
-from forkyard.requests.plans import PlanRecord, find_later
+from forkyard.requests import OPEN, Entry, Notice, Request, ServiceLock, State, StateChanged
+from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, make_entry, send_back
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
+
+_UNANSWERED = "nobody approved it in time"
 
 Look = Callable[[Settings, Request], PlanRecord]
 """Observes the fleet and plans a request (`forkyard.requests.looking.plan_now`)."""
@@ -60,7 +64,7 @@ class Desk:
             self._check(person, "scale", command.service)
             limits = self._load().service(command.service).limits
             if not command.amount.relative:
-                asked = ScaleRequest("", command.service, command.amount.number, person.id, datetime.now(UTC))
+                asked = ScaleRequest("", command.service, command.amount.number, person.id, self.store.now())
                 check_request(asked, limits)
             self._check_unlocked(command.service)
         amount = command.amount
@@ -70,7 +74,7 @@ class Desk:
             target=0 if amount.relative else amount.number,
             change=amount.number if amount.relative else None,
             requested_by=person.id,
-            requested_at=datetime.now(UTC),
+            requested_at=self.store.now(),
             origin=origin,
             raw=raw or str(command),
             reason=command.reason,
@@ -84,34 +88,57 @@ class Desk:
 
     def plan(self, request: Request) -> Request:
         """
-        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned fails, and says why.
+        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned says why.
+
+        It has failed then; but what the calendar wants waits on, unplanned, to be planned again.
 
         Raises:
             StateChanged: somebody else moved the request.
             TransientError: the fleet cannot be seen now; the request stays as it was.
         """
         settings = self._load()
-        before = request
         try:
             record = self._look(settings, request)
         except (RequestError, PermanentError) as error:
-            entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=str(error))
-            return self.store.move(before, State.FAILED, entry, error=str(error))
+            return self._keep_unplanned(settings, request, str(error))
+        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
         need, why = find_need(record, settings.service(request.service), request.requested_by)
-        now = datetime.now(UTC)
         fields = {
             "plan": record,
             "target": record.target,
             "change": None,
             "need": need,
             "need_why": why,
-            # One that starts later may be approved until then: it is planned again before it begins.
-            "plan_expires": request.start_at or now + settings.requests.plan_ttl,
+            "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
             # A run that waits for its moment was approved for another plan.
             "run_id": None,
             "error": "",
         }
         entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
+        return self._await_approval(request, entry, fields)
+
+    def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
+        rows = {
+            row.id: row
+            for row in self.store.list_requests(states=OPEN, service=request.service, timed=request.start_at is None)
+        }
+        # A step that is still to come stands for all that it belongs to, even when that has begun long ago.
+        firsts = [self.store.get(row.parent) if row.kind == "later" and row.parent else row for row in rows.values()]
+        return find_conflicts(request, record, {first.id: first for first in firsts}.values(), self.store.now())
+
+    def _keep_unplanned(self, settings: Settings, request: Request, why: str) -> Request:
+        """Fail what cannot be planned; what the calendar wants is kept open, for there may be room by then."""
+        if request.origin != CALENDAR or request.plan is None:
+            entry = make_entry(request, SYSTEM, "plan", decision=State.FAILED.value, detail=why)
+            return self.store.move(request, State.FAILED, entry, error=why)
+        if request.unplanned and request.error == why:
+            return request
+        expires = find_expiry(self.store, settings, request, request.plan, request.start_at)
+        fields = {"need": None, "need_why": "", "plan_expires": expires, "run_id": None, "error": why}
+        entry = make_entry(request, SYSTEM, "plan", decision="cannot be planned", detail=why)
+        return self._await_approval(request, entry, fields)
+
+    def _await_approval(self, request: Request, entry: Entry, fields: dict[str, Any]) -> Request:
         cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
@@ -123,7 +150,14 @@ class Desk:
         return self._look(self._load(), request)
 
     def approve(
-        self, person: Person, name: str, *, plan_hash: str | None = None, break_glass: str = "", where: str = ""
+        self,
+        person: Person,
+        name: str,
+        *,
+        plan_hash: str | None = None,
+        break_glass: str = "",
+        where: str = "",
+        raw: str = "",
     ) -> Request:
         """
         Say yes; *plan_hash* is that of the plan which the person saw (a button's), if known.
@@ -135,15 +169,15 @@ class Desk:
             InvalidRequest: its plan is too old, another than was seen, or it waits no more.
         """
         request, settings = self.store.find(name), self._load()
-        now = datetime.now(UTC)
-        entry = make_entry(request, person.id, "approve", where=where)
+        now = self.store.now()
+        entry = make_entry(request, person.id, "approve", where=where, raw=raw)
         with self._refusing(entry):
             if plan_hash is not None and plan_hash != request.plan_hash:
                 text = f"{request.token}: was planned again since this button was made. Use the newest message's."
                 raise InvalidRequest(text)
             kind = judge_approver(settings.chatops, request, person, now=now, break_glass=break_glass)
             self._check_unlocked(request.service)
-        plan = _count_from(request, now)
+        plan = count_from(request, now)
         approval = sign(
             self.store.key,
             Approval(
@@ -156,18 +190,21 @@ class Desk:
             ),
         )
         said = replace(entry, plan_hash=plan.hash, decision=kind.value, detail=break_glass)
-        approved = self.store.approve(request, plan, approval, said)
-        self.follow_ups(approved)
-        if approved.start_at is None:
-            return approved
-        when = f"{When(approved.start_at, approved.zone)}"
-        later = make_entry(approved, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
-        return self.store.move(approved, State.SCHEDULED, later)
+        scheduled = None
+        if request.start_at is not None:
+            when = f"{When(request.start_at, request.zone)}"
+            scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
+        steps = make_steps(request, plan, now)
+        approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
+        if request.kind == "retry" and request.parent is not None and request.hold_seconds is None and steps:
+            # It has taken over what was to follow.
+            cancel_later(self.store, SYSTEM, self.store.get(request.parent))
+        return approved
 
-    def deny(self, person: Person, name: str, reason: str, *, where: str = "") -> Request:
+    def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "deny", where=where)
+        entry = make_entry(request, person.id, "deny", where=where, raw=raw)
         with self._refusing(entry):
             self._check(person, "deny", request.service)
             if not reason:
@@ -177,14 +214,14 @@ class Desk:
                 request, State.DENIED, replace(entry, decision=State.DENIED.value, detail=reason), error=reason
             )
 
-    def cancel(self, person: Person, name: str, *, where: str = "") -> Request:
+    def cancel(self, person: Person, name: str, *, where: str = "", raw: str = "") -> Request:
         """
         Take a request back; its later steps go with it.
 
         One that runs is returned as it is: its run must be cancelled, and puts the end on record itself.
         """
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "cancel", where=where)
+        entry = make_entry(request, person.id, "cancel", where=where, raw=raw)
         with self._refusing(entry):
             if person.id != request.requested_by:
                 self._check(person, "cancel", request.service)
@@ -195,131 +232,121 @@ class Desk:
         cancel_later(self.store, person.id, done)
         return done
 
-    def retry(self, person: Person, name: str, *, where: str = "", delivery: str | None = None) -> tuple[Request, bool]:
+    def retry(
+        self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
+    ) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
         old = self.store.find(name)
         if old.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}:
             raise StateChanged(old)
-        return self._again(person, old, "retry", old.target, where, delivery)
+        return self._again(person, old, "retry", old.target, where=where, delivery=delivery, raw=raw)
 
     def rollback(
-        self, person: Person, name: str, *, where: str = "", delivery: str | None = None
+        self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
     ) -> tuple[Request, bool]:
         """Ask for the number that there was before a request. `plan` comes next."""
         old = self.store.find(name)
-        before = old.plan.current if old.plan is not None else (old.result or {}).get("before")
+        # What its run found counts, and the plan's number only where no run reported: the fleet may have moved between.
+        before = (old.result or {}).get("before", old.plan.current if old.plan is not None else None)
         if old.open or before is None:
             raise StateChanged(old)
-        return self._again(person, old, "rollback", int(before), where, delivery)
+        return self._again(person, old, "rollback", int(before), where=where, delivery=delivery, raw=raw)
 
     def _again(
-        self, person: Person, old: Request, kind: str, target: int, where: str, delivery: str | None
+        self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
     ) -> tuple[Request, bool]:
-        now = datetime.now(UTC)
-        request = Request(
-            id=new_request_id(),
-            service=old.service,
-            target=target,
-            change=old.change if kind == "retry" else None,
-            requested_by=person.id,
-            requested_at=now,
-            origin=old.origin,
-            raw=f"{kind} {old.token}",
-            reason=old.reason,
-            channel=where or old.channel,
-            start_at=old.start_at if old.start_at is not None and old.start_at > now and kind == "retry" else None,
-            zone=old.zone,
-            hold_seconds=old.hold_seconds if kind == "retry" else None,
-            parent=old.id,
-            kind=kind,
-            delivery=delivery,
-        )
-        entry = make_entry(request, person.id, kind, detail=f"{old.token} to {target}")
+        request = make_again(old, person.id, kind, target, self.store.now())
+        request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
+        entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
         with self._refusing(entry):
             self._check(person, kind, old.service)
             self._check_unlocked(old.service)
         return self.store.add(request, replace(entry, decision=State.DRAFTED.value))
 
-    def move(self, person: Person, name: str, to: When, *, where: str = "") -> Request:
-        """Have it start at another time; what was approved was the old time, so it is planned and approved anew."""
+    def move(self, person: Person, name: str, to: When, *, where: str = "", raw: str = "") -> Request:
+        """Have it, and what follows, start at another time, for which it is planned and approved anew."""
         request = self.store.find(name)
-        entry = make_entry(request, person.id, "schedule move", where=where, detail=f"to {to}")
+        entry = make_entry(request, person.id, "schedule move", where=where, raw=raw, detail=f"to {to}")
         with self._refusing(entry):
             self._check(person, "schedule", request.service)
             if request.state not in {State.SCHEDULED, State.AWAITING} or request.kind == "later":
                 raise StateChanged(request)
-            moved = self.store.move(
-                request,
-                State.PLANNED,
-                replace(entry, decision=State.PLANNED.value),
-                start_at=to.moment,
-                zone=to.zone,
-                run_id=None,
-            )
+            plan = shift(request, to.moment)
+            said = replace(entry, decision=State.PLANNED.value)
+            changes = {"start_at": to.moment, "zone": to.zone, "run_id": None, "plan": plan}
+            moved = self.store.move(request, State.PLANNED, said, **changes)
         cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
-    def lock(self, person: Person, service: str, reason: str, *, where: str = "") -> ServiceLock:
+    def lock(self, person: Person, service: str, reason: str, *, where: str = "", raw: str = "") -> ServiceLock:
         """Let nobody change the service; raises as `approve`."""
-        entry = Entry(who=person.id, action="lock", where=where, service=service, detail=reason)
+        entry = Entry(who=person.id, action="lock", where=where, raw=raw, service=service, detail=reason)
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "lock", service)
-            lock = ServiceLock(service, person.id, reason, datetime.now(UTC))
+            lock = ServiceLock(service, person.id, reason, self.store.now())
             self.store.lock(lock, replace(entry, decision="locked"))
         return lock
 
-    def unlock(self, person: Person, service: str, *, where: str = "") -> None:
+    def unlock(self, person: Person, service: str, *, where: str = "", raw: str = "") -> None:
         """Let it be changed again; raises as `approve`."""
-        entry = Entry(who=person.id, action="unlock", where=where, service=service)
+        entry = Entry(who=person.id, action="unlock", where=where, raw=raw, service=service)
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "unlock", service)
             self.store.unlock(service, replace(entry, decision="unlocked"))
 
     def sweep(self) -> list[Request]:
-        """Expire what nobody approved in time; returns those."""
-        now, done = datetime.now(UTC), list[Request]()
-        for request in self.store.list_requests(states=[State.AWAITING], limit=1000):
-            if request.plan_expires is not None and now > request.plan_expires:
-                text = "nobody approved it in time"
-                entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
-                try:
+        """Expire what nobody approved in time, ask about starts that nobody began; returns those."""
+        now, done = self.store.now(), list[Request]()
+        for request in self.store.list_requests(states=[State.AWAITING, State.APPROVED, State.SCHEDULED], limit=1000):
+            try:
+                if request.state is not State.AWAITING:
+                    done.extend(self._ask_about_missed(request, now))
+                elif request.plan_expires is None or now <= request.plan_expires:
+                    continue
+                elif request.origin == CALENDAR and request.start_at is not None:
+                    done.append(self._wait_for_answer(request))
+                else:
+                    text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
+                    entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
                     done.append(self.store.move(request, State.EXPIRED, entry, error=text))
-                except StateChanged:
-                    continue  # approved in this very moment
+            except StateChanged:
+                continue  # approved, or begun, in this very moment
         return done
+
+    def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
+        settings, start = self._load(), request.start_at
+        if start is None or now <= start + settings.requests.late:
+            return []
+        why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
+        sent = send_back(self.store, settings, request, why, None)
+        if sent.plan is None:
+            with suppress(TransientError):
+                # Not seen now: whoever follows requests has it planned as soon as it is.
+                sent = self.plan(sent)
+        return [sent]
+
+    def _wait_for_answer(self, request: Request) -> Request:
+        """An event goes on without its start: it is asked about until its end."""
+        why = f"nobody approved it before its start at {request.start_at:%Y-%m-%d %H:%M} UTC"
+        entry = make_entry(request, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
+        request = self.store.move(request, State.PLANNED, entry, start_at=None, run_id=None, error=why)
+        with suppress(TransientError):
+            request = self.plan(request)
+        text = f"{request.service} to {request.target}: {why}. Approve {request.token} to have it now, or cancel it."
+        self.store.announce(Notice(request, text))
+        return request
+
+    def list_taken_back(self, request: Request) -> list[Request]:
+        """Later steps that were taken back with a request and whose runs are still to be seen ahead of their time."""
+        now, steps = self.store.now(), self.store.list_requests(parent=request.id, states=[State.CANCELLED])
+        return [s for s in steps if s.kind == "later" and s.run_id and s.start_at is not None and s.start_at > now]
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""
         found = self.store.list_requests(states=[State.APPROVED, State.SCHEDULED], limit=1000)
         return [request for request in found if request.run_id is None]
-
-    def follow_ups(self, request: Request) -> list[Request]:
-        """Put the later steps on record that were approved with a request (`approve` does); those known stay."""
-        made: list[Request] = []
-        for number, (moment, target) in enumerate(request.plan.later if request.plan else (), start=1):
-            step = Request(
-                id=new_request_id(),
-                state=State.SCHEDULED,
-                service=request.service,
-                target=target,
-                requested_by=request.requested_by,
-                requested_at=datetime.now(UTC),
-                origin=request.origin,
-                reason=request.reason,
-                channel=request.channel,
-                start_at=moment,
-                zone=request.zone,
-                parent=request.id,
-                kind="later",
-                event=f"{request.id}+{request.plan_hash[:8]}+{number}",
-            )
-            entry = make_entry(
-                step, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=f"after {request.token}"
-            )
-            made.append(self.store.add(step, entry)[0])
-        return made
 
     def _check(self, person: Person, verb: str, service: str) -> None:
         # At the command line the key's file has been read already, which no role could add to.
@@ -343,15 +370,6 @@ class Desk:
         except RequestError as error:
             self.store.note(replace(entry, decision="refused", detail=str(error)))
             raise
-
-
-def _count_from(request: Request, now: datetime) -> PlanRecord:
-    """The plan that is signed: one that begins at once holds from its approval, not from when it was drawn up."""
-    if request.plan is None:
-        raise StateChanged(request, State.APPROVED)
-    if request.start_at is not None or request.hold_seconds is None:
-        return request.plan
-    return replace(request.plan, later=find_later(request.plan, request.hold_seconds, now))
 
 
 __all__ = ["Desk", "Look"]

@@ -6,10 +6,10 @@ request whose plan somebody has signed, or with a warrant that the command line 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,14 +19,12 @@ from forkyard.errors import ForkyardError, NotFound, NotPermitted
 from forkyard.model import Fleet, ScalePlan, ScaleRequest
 from forkyard.report import Report
 from forkyard.requests import Entry, Need, Request, State, StateChanged
-from forkyard.requests.plans import PlanRecord, find_drift, make_record
-from forkyard.requests.store import Store, open_store
+from forkyard.requests.moves import SYSTEM, finish, make_entry, send_back
+from forkyard.requests.plans import PlanRecord, find_drift, find_step, make_record
+from forkyard.requests.store import Store, open_store, read_clock
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-SYSTEM = "forkyard"
-"""Who the log says did what nobody asked for at that moment."""
 
 
 class SentBack(NotPermitted):
@@ -43,13 +41,14 @@ class Admission:
 
     def check(self, plan: ScalePlan, fleet: Fleet) -> None:
         """Raise SentBack, and send the request back for approval, when the world is not as it was approved."""
-        approved = self.row.plan
+        approved = find_approved(self.store, self.row)
         if approved is None:
             return  # a direct run plans when it runs: there is nothing that it could differ from
-        drift = find_drift(approved, plan, fleet, tolerance=self.settings.requests.drift)
-        if drift is None:
-            return
         record = make_record(plan, fleet, later=approved.later, expected_seconds=approved.expected_seconds)
+        drift = find_drift(approved, record, tolerance=self.settings.requests.drift)
+        # A step that finds its number reached already has nothing to ask about.
+        if drift is None or (self.row.kind == "later" and record.change == 0 and record.current == record.target):
+            return
         self.row = send_back(self.store, self.settings, self.row, drift, record)
         text = f"{self.row.service}: {drift}. Nothing was changed; approve the new plan of {self.row.token}."
         raise SentBack(text)
@@ -68,9 +67,17 @@ class Admission:
 class RecordedGate:
     """A run's way through the gate, as the runbook asks for it; a context that closes the store."""
 
-    def __init__(self, settings: Settings, request: ScaleRequest, *, run_id: str, warrant: str = "") -> None:
-        """Nothing is opened before `enter`."""
-        self._settings, self._request = settings, request
+    def __init__(
+        self,
+        settings: Settings,
+        request: ScaleRequest,
+        *,
+        run_id: str,
+        warrant: str = "",
+        clock: Callable[[], datetime] = read_clock,
+    ) -> None:
+        """Nothing is opened before `enter`; whether it is time is judged by *clock*."""
+        self._settings, self._request, self._clock = settings, request, clock
         self._run_id, self._warrant = run_id, warrant
         self._stack = ExitStack()
         self._admission: Admission | None = None
@@ -87,7 +94,7 @@ class RecordedGate:
 
     def enter(self) -> None:
         """Verify approval or warrant, and put the request on record as running; raises as `admit`."""
-        store = self._stack.enter_context(open_store(self._settings))
+        store = self._stack.enter_context(open_store(self._settings, clock=self._clock))
         if self._warrant:
             self._admission = admit_direct(store, self._settings, self._request, self._warrant, self._run_id)
         else:
@@ -122,6 +129,9 @@ def shorten(report: Report) -> dict[str, Any]:
 
 
 STARTABLE = frozenset({State.APPROVED, State.SCHEDULED})
+
+STANDING = STARTABLE | {State.RUNNING, State.SUCCEEDED, State.FAILED}
+"""States of a request whose later steps may still come; once it is taken back, they are too."""
 
 
 def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:
@@ -160,7 +170,7 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
         find_approval(store, settings, row)
     except NotPermitted as error:
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
-    if row.start_at is not None and datetime.now(UTC) < row.start_at - settings.requests.late:
+    if row.start_at is not None and store.now() < row.start_at - settings.requests.late:
         # Left where it is: an old run of a request that was moved must not undo the new one's approval.
         why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
         raise NotPermitted(_refuse(store, request, run_id, why))
@@ -206,8 +216,8 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
     if row.kind == "later" and row.parent is not None:
         # Approved together with what it follows: the parent's plan names this moment and number.
         approved = store.get(row.parent)
-        gone = approved.open and approved.state not in {State.APPROVED, State.SCHEDULED, State.RUNNING}
-        if gone or approved.plan is None or (row.start_at, row.target) not in approved.plan.later:
+        gone = approved.state not in STANDING or approved.plan is None
+        if gone or find_approved(store, row) is None:
             text = f"{row.token}: is not part of what was approved with {approved.token}. Have it approved."
             raise NotPermitted(text)
     elif row.plan is not None and (row.service, row.target, row.start_at) != (
@@ -233,6 +243,14 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
     raise NotPermitted(text)
 
 
+def find_approved(store: Store, row: Request) -> PlanRecord | None:
+    """The plan that *row* was approved by: its own, or its step of its parent's; None: it has none."""
+    if row.kind != "later" or row.parent is None:
+        return row.plan
+    signed = store.get(row.parent).plan
+    return find_step(signed, row.start_at, row.target) if signed is not None else None
+
+
 def is_enough(approval: Approval, row: Request, need: Need) -> bool:
     """Whether a genuine approval suffices."""
     if need is Need.REQUESTER or approval.kind is Kind.BREAK_GLASS:
@@ -241,7 +259,7 @@ def is_enough(approval: Approval, row: Request, need: Need) -> bool:
 
 
 def _check_moment(store: Store, settings: Settings, row: Request) -> None:
-    late, now = settings.requests.late, datetime.now(UTC)
+    late, now = settings.requests.late, store.now()
     held = store.locks().get(row.service)
     why = ""
     if held is not None:
@@ -253,63 +271,6 @@ def _check_moment(store: Store, settings: Settings, row: Request) -> None:
         send_back(store, settings, row, why, None)
         text = f"{row.service}: {why}. Nothing was changed; approve {row.token} again to have it done now."
         raise SentBack(text)
-
-
-def send_back(store: Store, settings: Settings, row: Request, why: str, record: PlanRecord | None) -> Request:
-    """Have the request approved once more: with a new plan, or with its own, started at once."""
-    plan = record or (replace(row.plan, start_at=None) if row.plan is not None else None)
-    need, need_why = Need.OTHER, why
-    if plan is not None:
-        need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
-    cancel_later(store, SYSTEM, row)
-    # Without a plan (a step of a calendar has its parent's) it must be planned first.
-    to = State.AWAITING if plan is not None else State.PLANNED
-    return store.move(
-        row,
-        to,
-        make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
-        plan=plan,
-        plan_expires=datetime.now(UTC) + settings.requests.plan_ttl,
-        need=need,
-        need_why=need_why,
-        start_at=None,
-        run_id=None,
-        # By itself from here on: its parent's approval was for its own moment.
-        kind="" if row.kind == "later" else row.kind,
-        error=why,
-    )
-
-
-def cancel_later(store: Store, who: str, request: Request) -> None:
-    """Take back the later steps of a request: an approval of its next plan makes them anew."""
-    for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
-        if step.kind == "later":
-            detail = f"with {request.token}"
-            entry = make_entry(step, who, "cancel", decision=State.CANCELLED.value, detail=detail)
-            store.move(step, State.CANCELLED, entry)
-
-
-def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
-    """Move a running request to its end; the one that it rolled back becomes rolled back."""
-    moved = store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
-    if state is State.SUCCEEDED and row.kind == "rollback" and row.parent is not None:
-        undone = store.get(row.parent)
-        if State.ROLLED_BACK is not undone.state and not undone.open:
-            what = make_entry(undone, SYSTEM, "rollback", decision=State.ROLLED_BACK.value, detail=f"by {row.token}")
-            store.move(undone, State.ROLLED_BACK, what)
-    return moved
-
-
-def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # noqa: ANN401 - Entry's own
-    """Make an entry about a request."""
-    given: dict[str, Any] = {
-        "where": row.channel,
-        "request_id": row.id,
-        "service": row.service,
-        "plan_hash": row.plan_hash,
-        "run_id": row.run_id,
-    }
-    return Entry(who=who, action=action, **(given | fields))
 
 
 def _refuse(store: Store, request: ScaleRequest, run_id: str, why: str) -> str:
@@ -335,8 +296,6 @@ __all__ = [
     "SentBack",
     "admit",
     "admit_direct",
-    "cancel_later",
     "find_approval",
-    "make_entry",
-    "send_back",
+    "find_approved",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from forkyard.estimates import Run, estimate_seconds
 from forkyard.model import Fleet, ScaleRequest
@@ -11,6 +11,7 @@ from forkyard.phases import observe_fleet
 from forkyard.plan import check_request, make_plan
 from forkyard.requests import Request
 from forkyard.requests.plans import PlanRecord, find_later, make_record
+from forkyard.requests.store import read_clock
 from forkyard.settings import Settings
 from forkyard.world import World, open_world
 
@@ -18,7 +19,12 @@ Open = Callable[[Settings, str], AbstractContextManager[World]]
 
 
 def plan_now(
-    settings: Settings, request: Request, *, runs: Sequence[Run] = (), opening: Open = open_world
+    settings: Settings,
+    request: Request,
+    *,
+    runs: Sequence[Run] = (),
+    opening: Open = open_world,
+    clock: Callable[[], datetime] = read_clock,
 ) -> PlanRecord:
     """
     Plan the request on the fleet of this moment; *runs* tell how long it will take.
@@ -37,7 +43,7 @@ def plan_now(
         check_request(asked, world.policy.limits)
         plan = make_plan(asked, fleet, world.policy.limits, connections=connections)
     record = make_record(plan, fleet, start_at=request.start_at)
-    begin = request.start_at or datetime.now(UTC)
+    begin = request.start_at or clock()
     # What the calendar wants afterwards is known from the beginning.
     given = request.plan.later if request.plan is not None and request.hold_seconds is None else ()
     later = find_later(record, request.hold_seconds, begin) or tuple(step for step in given if step[0] > begin)

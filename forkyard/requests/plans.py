@@ -109,19 +109,37 @@ def find_later(record: PlanRecord, hold_seconds: int | None, begin: datetime) ->
     return (((begin + timedelta(seconds=hold_seconds)).replace(microsecond=0), record.current),)
 
 
-def find_drift(approved: PlanRecord, now: ScalePlan, fleet: Fleet, *, tolerance: int) -> str | None:
+def find_step(approved: PlanRecord, at: datetime | None, number: int) -> PlanRecord | None:
+    """What was approved with *approved* for the step that follows it at a moment; None: there is no such step."""
+    before = approved.target
+    for moment, target in approved.later:
+        if (moment, target) == (at, number):
+            return PlanRecord(
+                request_id=approved.request_id,
+                service=approved.service,
+                current=before,
+                target=target,
+                forks=max(0, target - before),
+                retires=max(0, before - target),
+                removes=0,
+                parents=approved.parents,
+                start_at=moment,
+            )
+        before = target
+    return None
+
+
+def find_drift(approved: PlanRecord, now: PlanRecord, *, tolerance: int) -> str | None:
     """Say how the plan that would run now differs too much from the one that was approved; None: it does not."""
     if now.target != approved.target:
         return f"the plan now goes to {now.target}, and {approved.target} was approved"
     away = abs(now.current - approved.current)
     if away > tolerance:
         return f"{now.current} children count now, and {approved.current} when it was approved ({tolerance} may differ)"
-    retires = len(now.of(StepKind.RETIRE))
-    if retires > approved.retires + tolerance:
-        return f"{retires} children would be retired now, and {approved.retires} when it was approved"
-    parents = sorted(parent.fingerprint for parent in fleet.parents)
+    if now.retires > approved.retires + tolerance:
+        return f"{now.retires} children would be retired now, and {approved.retires} when it was approved"
     # The first fork ever freezes its parent only then: no fingerprint was there to be approved.
-    if approved.parents and parents != sorted(approved.parents) and now.of(StepKind.FORK):
+    if approved.parents and now.parents != tuple(sorted(approved.parents)) and now.forks:
         return "the parent is another one than when it was approved"
     return None
 

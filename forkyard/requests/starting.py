@@ -7,14 +7,14 @@ approval gives the same run, however often and by how many it is asked for.
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from forkyard.model import ScaleRequest
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import SYSTEM, finish, make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
         run = known.get(row.run_id or "")
         if run is not None and run.state in OVER:
             to, why = OVER[run.state], run.message or f"its run ended as {run.state.lower()}"
-        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row):
+        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row, desk.store.now()):
             to, why = State.FAILED, "its process was killed. Run `forkyard reap`, then ask again"
         else:
             continue
@@ -94,11 +94,11 @@ def _settle(desk: Desk, row: Request, to: State, why: str) -> Request:
     # It never got through the gate, so nothing was done, whatever its run says.
     to = State.CANCELLED if to is State.CANCELLED else State.FAILED
     entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
-    return desk.store.move(row, to, entry, error=why)
+    return give_up(desk.store, row, to, entry)
 
 
-def _is_lost(row: Request) -> bool:
-    return row.updated_at is not None and datetime.now(UTC) - row.updated_at > LOST
+def _is_lost(row: Request, now: datetime) -> bool:
+    return row.updated_at is not None and now - row.updated_at > LOST
 
 
 def make_key(desk: Desk, request: Request) -> str:

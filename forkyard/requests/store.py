@@ -5,8 +5,9 @@ One transaction a call: either all of it happened, entry included, or nothing. S
 database's errors are translated here and nowhere else.
 """
 
+import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -19,11 +20,17 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 
 from forkyard.approvals import Approval, Kind, find_key_file, load_key
 from forkyard.errors import InvalidRequest, NotFound, Unavailable
-from forkyard.requests import Entry, Need, Request, ServiceLock, State, StateChanged, check_move
+from forkyard.requests import Entry, Need, Notice, Request, ServiceLock, State, StateChanged, check_move
 from forkyard.requests import audit as log
 from forkyard.requests import tables as t
 from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
 from forkyard.settings import Settings
+
+
+def read_clock() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
 
 REMEMBERED = timedelta(days=7)
 """How long deliveries are known; Slack repeats within minutes."""
@@ -34,9 +41,9 @@ _COLUMNS = tuple(field.name for field in fields(Request))
 class Store:
     """All requests, approvals, locks and the audit log."""
 
-    def __init__(self, engine: Engine, key: bytes) -> None:
-        """Use *engine*; makes the tables that are not there."""
-        self._engine, self._key = engine, key
+    def __init__(self, engine: Engine, key: bytes, *, clock: Callable[[], datetime] = read_clock) -> None:
+        """Use *engine*; makes the tables that are not there. What happens to requests happens by *clock*."""
+        self._engine, self._key, self._clock = engine, key, clock
         # SQLite's writers poll for each other; threads of one process can simply queue.
         self._turn = Lock()
         with self._write() as connection:
@@ -47,13 +54,17 @@ class Store:
         """Signs approvals."""
         return self._key
 
+    def now(self) -> datetime:
+        """The moment, for everybody who decides about requests: one clock, which tests drive."""
+        return self._clock()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
     def deliver(self, key: str) -> bool:
         """Whether this delivery is new; the same one again is not."""
-        now = datetime.now(UTC)
+        now = self.now()
         try:
             with self._write() as connection:
                 connection.execute(insert(t.deliveries).values(key=key[:200], at=now))
@@ -62,13 +73,41 @@ class Store:
             return False
         return True
 
+    def announce(self, notice: Notice) -> bool:
+        """Keep a notice until it is told; False: it is kept, or was told, already."""
+        digest = hashlib.sha256(notice.text.encode()).hexdigest()[:8]
+        key = notice.key or f"{notice.request.id} {notice.request.version} {digest}"
+        values = {"key": key, "request_id": notice.request.id, "text": notice.text, "at": self.now(), "told": 0}
+        try:
+            with self._write() as connection:
+                connection.execute(insert(t.notices).values(**values))
+                connection.execute(delete(t.notices).where(t.notices.c.at < self.now() - REMEMBERED))
+        except IntegrityError:
+            return False
+        return True
+
+    def is_announced(self, key: str) -> bool:
+        """Whether there was a notice of this key."""
+        with self._read() as connection:
+            return connection.execute(select(t.notices.c.key).where(t.notices.c.key == key)).first() is not None
+
+    def list_notices(self) -> list[Notice]:
+        """What nobody was told yet, in its order."""
+        query = select(t.notices).where(t.notices.c.told == 0).order_by(t.notices.c.at, t.notices.c.key)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+            return [Notice(self._get(connection, row["request_id"]), row["text"], row["key"]) for row in rows]
+
+    def mark_told(self, key: str) -> None:
+        """Note that a notice was told."""
+        with self._write() as connection:
+            connection.execute(update(t.notices).where(t.notices.c.key == key).values(told=1))
+
     def add(self, request: Request, entry: Entry) -> tuple[Request, bool]:
         """Put a request on record; one whose delivery or event is known already is given back as it is (False)."""
         try:
             with self._write() as connection:
-                now = datetime.now(UTC)
-                connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=now))))
-                self._log(connection, entry)
+                self._insert(connection, request, entry)
         except IntegrityError:
             return self._twin(request), False
         return self.get(request.id), True
@@ -114,12 +153,15 @@ class Store:
         service: str | None = None,
         parent: str | None = None,
         origin: str | None = None,
+        timed: bool = False,
         limit: int = 100,
     ) -> list[Request]:
-        """Requests, newest first."""
+        """Requests, newest first; *timed*: only those with a moment to begin at."""
         query = select(t.requests).order_by(t.requests.c.requested_at.desc(), t.requests.c.id).limit(limit)
         if states is not None:
             query = query.where(t.requests.c.state.in_([state.value for state in states]))
+        if timed:
+            query = query.where(t.requests.c.start_at.is_not(None))
         for column, value in (
             (t.requests.c.service, service),
             (t.requests.c.parent, parent),
@@ -146,12 +188,29 @@ class Store:
         with self._write() as connection:
             return self._swap(connection, request, entry, changes)
 
-    def approve(self, request: Request, plan: PlanRecord, approval: Approval, entry: Entry) -> Request:
-        """Keep a signed approval of *plan* and move the request to approved; raises StateChanged as `move`."""
+    def approve(
+        self,
+        request: Request,
+        plan: PlanRecord,
+        approval: Approval,
+        entry: Entry,
+        *,
+        scheduled: Entry | None = None,
+        steps: Collection[tuple[Request, Entry]] = (),
+    ) -> Request:
+        """
+        Keep a signed approval of *plan* and move the request to approved, or on to *scheduled*; with its later *steps*.
+
+        Raises StateChanged as `move`; then nothing of it happened.
+        """
         check_move(request, State.APPROVED)
         with self._write() as connection:
             moved = self._swap(connection, request, entry, {"state": State.APPROVED, "plan": plan})
             self._keep(connection, approval)
+            if scheduled is not None:
+                moved = self._swap(connection, moved, scheduled, {"state": State.SCHEDULED})
+            for step, said in steps:
+                self._insert(connection, step, said)
         return moved
 
     def keep(self, approval: Approval) -> None:
@@ -209,10 +268,14 @@ class Store:
             rows = connection.execute(select(t.locks)).mappings().all()
         return {row["service"]: ServiceLock(**dict(row)) for row in rows}
 
+    def _insert(self, connection: Connection, request: Request, entry: Entry) -> None:
+        connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=self.now()))))
+        self._log(connection, entry)
+
     def _swap(
         self, connection: Connection, request: Request, entry: Entry | None, changes: Mapping[str, Any]
     ) -> Request:
-        fresh = replace(request, **changes, version=request.version + 1, updated_at=datetime.now(UTC))
+        fresh = replace(request, **changes, version=request.version + 1, updated_at=self.now())
         same = (t.requests.c.id == request.id, t.requests.c.version == request.version)
         done = connection.execute(update(t.requests).where(*same).values(**_to_row(fresh)))
         if done.rowcount == 0:
@@ -239,7 +302,7 @@ class Store:
         connection.execute(insert(t.approvals).values(**values | {"kind": approval.kind.value}))
 
     def _log(self, connection: Connection, entry: Entry) -> None:
-        log.append(connection, self._key, entry, datetime.now(UTC))
+        log.append(connection, self._key, entry, self.now())
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -270,9 +333,9 @@ def _translated() -> Iterator[None]:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Store]:
+def open_store(settings: Settings, *, clock: Callable[[], datetime] = read_clock) -> Iterator[Store]:
     """
-    Open the database that forkyard.toml names, and the key.
+    Open the database that forkyard.toml names, and the key; all who use the store go by its *clock*.
 
     Raises:
         NotPermitted: the key may not be read.
@@ -281,7 +344,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     key = load_key(find_key_file(settings))
     engine = t.open_engine(settings)
     try:
-        yield Store(engine, key)
+        yield Store(engine, key, clock=clock)
     finally:
         engine.dispose()
 
@@ -309,4 +372,4 @@ def _from_row(row: RowMapping) -> Request:
     return Request(**given)
 
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "open_store", "read_clock"]

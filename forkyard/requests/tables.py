@@ -114,6 +114,16 @@ deliveries = Table(
     Column("at", Moment, nullable=False, index=True),
 )
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("request_id", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", Moment, nullable=False, index=True),
+    Column("told", Integer, nullable=False),
+)
+
 locks = Table(
     "locks",
     metadata,
@@ -209,12 +219,14 @@ def create_tables(connection: Connection) -> None:
     Raises:
         Unsupported: the tables are of another forkyard.
     """
-    if inspect(connection).has_table(versions.name):
+    there = set(inspect(connection).get_table_names())
+    if versions.name in there:
         found = connection.execute(select(versions.c.version)).scalar()
-        if found == VERSION:
-            return
-        message = f"the database is of another forkyard (tables {found}, known {VERSION}). Update the older one."
-        raise Unsupported(message)
+        if found != VERSION:
+            message = f"the database is of another forkyard (tables {found}, known {VERSION}). Update the older one."
+            raise Unsupported(message)
+        if there.issuperset(metadata.tables):
+            return  # a table that was added since is none that an older forkyard would mind
     if connection.dialect.name == "postgresql":
         # Held to the end of the transaction: creating "if not exists" is not safe by itself. The number is forkyard's.
         connection.execute(text("SELECT pg_advisory_xact_lock(7305144)"))

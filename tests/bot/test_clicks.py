@@ -137,3 +137,23 @@ def test_a_run_that_died_is_settled_and_told(stage: Stage) -> None:
     stage.prefect.the_run().state = "CRASHED"
     assert "Retry the missing" not in text_of(stage.until_shown("ended", "Now:"))
     assert stage.until_row("failed").error
+
+
+def test_a_cancelled_request_takes_the_runs_of_all_its_steps_off_the_schedule(stage: Stage) -> None:
+    stage.slack.click(stage.ask("scale game to 4 at in 45m for 1h"), "approve", "ben")
+    until(lambda: [row.run_id is not None for row in stage.store.list_requests()] == [True, True], seconds=10)
+    (first,) = [row for row in stage.store.list_requests() if row.parent is None]
+    stage.slack.command(f"schedule cancel {first.token}", "ben")
+    until(
+        lambda: {run.state for run in stage.prefect.runs.values()} == {"CANCELLED"}, seconds=10, what="both runs gone"
+    )
+
+
+def test_a_moved_request_takes_the_runs_of_its_old_time_off_the_schedule(stage: Stage) -> None:
+    stage.slack.click(stage.ask("scale game to 4 at in 45m for 1h"), "approve", "ben")
+    until(lambda: [row.run_id is not None for row in stage.store.list_requests()] == [True, True], seconds=10)
+    (first,) = [row for row in stage.store.list_requests() if row.parent is None]
+    stage.slack.command(f"schedule move {first.token} to in 3h")
+    until(
+        lambda: {run.state for run in stage.prefect.runs.values()} == {"CANCELLED"}, seconds=10, what="both runs gone"
+    )

@@ -15,8 +15,8 @@ from bot.tickets import make_ticket
 from forkyard.commands import Amount, Scale
 from forkyard.requests import State
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import make_entry
 from forkyard.requests.looking import plan_now
+from forkyard.requests.moves import make_entry
 from forkyard.roles import Person
 from forkyard.settings import RoleSettings
 from tests.bot.conftest import Stage, text_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bot.runner import Runner
 from flows.runs import Progress, Runs
@@ -51,6 +51,21 @@ def test_while_nothing_is_heard_each_round_asks_for_all(quiet_stage: Stage) -> N
     runner.look(rows)
 
     assert runs.asked == [["run-a", "run-b"]] * 2
+
+
+def test_a_run_that_nobody_begins_is_told_as_trouble(quiet_stage: Stage) -> None:
+    runner = Runner(make_desk(quiet_stage), CountedRuns())
+    now = datetime.now(UTC)
+    waits, begun = Progress("SCHEDULED", "", 0.0, ""), Progress("RUNNING", "", 0.0, "")
+    late = replace(make_rows()[0], state=State.APPROVED, updated_at=now - timedelta(seconds=40))
+    ahead = replace(late, state=State.SCHEDULED, start_at=now + timedelta(minutes=1))
+
+    assert "Nobody begins its run" in runner.trouble_with(late, waits)
+    assert "Nobody begins its run" in runner.trouble_with(replace(ahead, start_at=late.updated_at), waits)
+    fresh = replace(late, updated_at=now)
+    assert [runner.trouble_with(*seen) for seen in ((late, begun), (late, None), (ahead, waits), (fresh, waits))] == [
+        ""
+    ] * 4
 
 
 def make_desk(stage: Stage) -> Desk:

@@ -13,6 +13,7 @@ from bot.memory import open_memory
 from bot.schedule import Schedule
 from bot.slack_api import make_client
 from forkyard.requests import Request
+from forkyard.requests.calendar import load_calendar, tick
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import plan_now
 from forkyard.requests.plans import PlanRecord
@@ -135,3 +136,36 @@ def test_an_event_taken_out_of_the_calendar_is_cancelled_and_the_channel_told(ha
     (row,) = hall.stage.store.list_requests()
     assert f"{row.token} is cancelled" in told
     assert row.state.value == "cancelled"
+
+
+def test_what_the_channel_could_not_be_told_is_told_when_slack_is_back(hall: Hall) -> None:
+    hall.path.write_text(_SALE.format(start=START))
+    hall.stage.slack.faults(down=30)
+    assert hall.look(NOW) == []
+    hall.stage.slack.faults(down=0)
+
+    (announced,) = hall.look(NOW + timedelta(minutes=1))
+
+    assert "launch: game to 4 at" in announced
+    assert hall.look(NOW + timedelta(minutes=2)) == []
+
+
+def test_what_the_command_line_found_is_told_in_the_channel(hall: Hall) -> None:
+    hall.path.write_text(_SALE.format(start=START))
+    calendar = load_calendar(hall.stage.settings, None, now=NOW)
+    (found,) = tick(hall.desk, hall.stage.settings, calendar, now=NOW)
+
+    (told,) = hall.look(NOW + timedelta(minutes=1))
+
+    assert found.request.token in told
+
+
+def test_a_broken_calendar_keeps_no_start_from_being_checked(hall: Hall) -> None:
+    hall.path.write_text(_SALE.format(start=START))
+    hall.look(NOW)
+    hall.path.write_text("[events")
+
+    complaint, checked = hall.look(START - timedelta(minutes=11))
+
+    assert "this is not TOML" in complaint
+    assert "game to 4 in 10 min" in checked

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from forkyard.approvals import Approval, Kind, sign, verify
 from forkyard.errors import InvalidRequest, NotFound, Unavailable
 from forkyard.names import new_request_id
-from forkyard.requests import Entry, Need, Request, ServiceLock, State, StateChanged
+from forkyard.requests import Entry, Need, Notice, Request, ServiceLock, State, StateChanged
 from forkyard.requests.plans import PlaceRecord, PlanRecord
 from forkyard.requests.store import Store, open_store
 from forkyard.requests.tables import open_engine
@@ -96,6 +96,26 @@ def test_the_same_delivery_makes_one_request(store: Store) -> None:
     assert again.id == first.id
     assert len(store.read_log()) == 1
     assert [store.deliver("click"), store.deliver("click")] == [True, False]
+
+
+def test_a_notice_is_kept_once_until_it_was_told(store: Store) -> None:
+    row, _ = store.add(a_row(), ENTRY)
+    assert [store.announce(Notice(row, "begins", "check 1")) for _ in range(2)] == [True, False]
+    assert [store.announce(Notice(row, text)) for text in ("one", "two", "one")] == [True, True, False]
+    assert [notice.request for notice in store.list_notices()] == [row] * 3
+    for notice in store.list_notices():
+        store.mark_told(notice.key)
+    assert store.list_notices() == []
+    assert (store.is_announced("check 1"), store.is_announced("check 2")) == (True, False)
+
+
+def test_a_database_from_before_there_were_notices_gets_their_table(settings: Settings, store: Store) -> None:
+    row, _ = store.add(a_row(), ENTRY)
+    with store._write() as connection:  # noqa: SLF001 - as the tables were
+        connection.execute(text("DROP TABLE notices"))
+    with open_store(settings) as again:
+        assert again.get(row.id) == row
+        assert again.announce(Notice(row, "begins"))
 
 
 def test_twenty_deliveries_at_once_make_one_request(store: Store) -> None:

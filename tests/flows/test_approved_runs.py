@@ -1,7 +1,6 @@
 """What a run may do without, with and against an approval: the desk, the gate and the runbook together."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,73 +15,21 @@ from forkyard.commands import Amount, Scale
 from forkyard.errors import InvalidRequest, NotPermitted, Unavailable
 from forkyard.model import ScaleRequest
 from forkyard.moments import When
-from forkyard.report import Journal, Report
+from forkyard.report import Journal
 from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests import tables as t
-from forkyard.requests.desk import Desk
-from forkyard.requests.gate import RecordedGate, admit, make_entry
-from forkyard.requests.looking import plan_now, to_scale_request
-from forkyard.requests.plans import PlanRecord
-from forkyard.requests.store import Store, open_store
-from forkyard.roles import Person
-from forkyard.settings import ChatopsSettings, RoleSettings, Settings
+from forkyard.requests.gate import RecordedGate, admit
+from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import make_entry
+from forkyard.settings import ChatopsSettings
 from tasks.work import Work
-from tests.flows.yard import Yard, make_yard
-
-ASKER, APPROVER, NOBODY = Person("U1"), Person("U2"), Person("U9")
-RUN = "run-1"
-
-
-class Office:
-    """A pretended world with a desk before it."""
-
-    def __init__(self, yard: Yard, settings: Settings, store: Store) -> None:
-        """Furnish it."""
-        self.yard, self.settings, self.store = yard, settings, store
-        self.desk = Desk(store, lambda: self.settings, self.look)
-
-    def look(self, settings: Settings, request: Request) -> PlanRecord:
-        return plan_now(settings, request, opening=lambda _, __: nullcontext(self.yard.world))
-
-    def ask(self, number: int, **fields: object) -> Request:
-        command = Scale("game", Amount(number), **fields)  # type: ignore[arg-type]
-        return self.desk.plan(self.desk.ask(ASKER, command, origin="slack", where="C1")[0])
-
-    def approved(self, number: int, **fields: object) -> Request:
-        return self.desk.approve(APPROVER, self.ask(number, **fields).token)
-
-    def run(self, request: Request, *, run_id: str = RUN, warrant: str = "") -> tuple[Report, BaseException | None]:
-        asked = to_scale_request(request)
-        with RecordedGate(self.settings, asked, run_id=run_id, warrant=warrant) as gate, DirectStages() as stages:
-            work = Work(self.yard.world, asked, Journal(datetime.now(UTC)), gate)
-            report, error = scale_fleet(work, stages)
-            gate.leave(report, error)
-        return report, error
-
-    def state(self, request: Request) -> State:
-        return self.store.get(request.id).state
-
-    def untouched(self) -> bool:
-        counted = self.yard.fake.counted()
-        return not any(counted[call] for call in ("fork", "destroy", "apply", "record_intent", "lease"))
+from tests.flows.office import APPROVER, ASKER, NOBODY, RUN, Office, furnished
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
     with furnished(tmp_path) as made:
         yield made
-
-
-@contextmanager
-def furnished(folder: Path) -> Iterator[Office]:
-    yard = make_yard()
-    everything = RoleSettings(users=("U1", "U2"), services=("game",), verbs=("*",))
-    settings = replace(
-        yard.world.settings, state_dir=folder / "state", chatops=ChatopsSettings(roles={"all": everything})
-    )
-    yard.world = replace(yard.world, settings=settings)
-    with open_store(settings) as store:
-        yield Office(yard, settings, store)
 
 
 def test_a_request_goes_from_word_to_report(office: Office) -> None:

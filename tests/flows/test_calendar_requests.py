@@ -10,12 +10,12 @@ import pytest
 from forkyard.approvals import Approval, Kind, sign
 from forkyard.errors import CapacityExhausted, NotPermitted
 from forkyard.presales import Calendar, parse_calendar
-from forkyard.requests import Request, State
-from forkyard.requests.calendar import Notice, load_calendar, tick
-from forkyard.requests.gate import make_entry
+from forkyard.requests import Notice, Request, State
+from forkyard.requests.calendar import load_calendar, tick
+from forkyard.requests.moves import make_entry
 from forkyard.requests.starting import settle_ended, start_due
 from forkyard.settings import RequestSettings
-from tests.flows.test_approved_runs import APPROVER, NOBODY, Office, furnished
+from tests.flows.office import APPROVER, NOBODY, Office, Server, furnished
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -48,39 +48,6 @@ def look(office: Office, found: Calendar, now: datetime = NOW) -> list[Notice]:
 
 def rows(office: Office, *states: State) -> list[Request]:
     return sorted(office.store.list_requests(states=states or None), key=lambda row: str(row.start_at))
-
-
-class Server:
-    """Runs as the workflow server knows them."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.runs: dict[str, tuple[str, int, datetime | None]] = {}
-        self.states: dict[str, str] = {}
-
-    def start_scale(
-        self, request: object, *, warrant: str = "", plan_hash: str = "", at: datetime | None = None
-    ) -> str:
-        assert not warrant
-        target: int = request.target  # type: ignore[attr-defined]
-        key = f"{request.id}-{plan_hash}"  # type: ignore[attr-defined]
-        return next((n for n, run in self.runs.items() if run[0] == key), None) or self._add(key, target, at)
-
-    def _add(self, key: str, target: int, at: datetime | None) -> str:
-        name = f"run-{len(self.runs) + 1}"
-        self.runs[name] = (key, target, at)
-        return name
-
-    def look(self, run_ids: object) -> dict[str, "Run"]:
-        return {name: Run(self.states.get(name, "SCHEDULED")) for name in self.runs if name in run_ids}  # type: ignore[operator]
-
-
-class Run:
-    """One run's state."""
-
-    def __init__(self, state: str) -> None:
-        """Have it."""
-        self.state, self.message = state, ""
 
 
 def test_an_event_waits_for_approval_and_becomes_runs_that_can_be_seen(office: Office) -> None:

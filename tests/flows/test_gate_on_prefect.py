@@ -10,8 +10,8 @@ from forkyard.approvals import Approval, Kind, sign
 from forkyard.model import ScaleRequest
 from forkyard.names import new_request_id
 from forkyard.requests import Need, Request, State
-from forkyard.requests.gate import make_entry
 from forkyard.requests.looking import to_scale_request
+from forkyard.requests.moves import make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store, open_store
 from forkyard.settings import Settings

@@ -10,9 +10,10 @@ import pytest
 
 from cli import requests as command
 from cli import schedule
+from forkyard.commands import Amount, Scale
 from forkyard.errors import InvalidRequest, NotFound, NotPermitted
 from forkyard.moments import When
-from forkyard.requests import Request, State
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.plans import PlaceRecord, PlanRecord, find_later
 from forkyard.roles import Person
 from forkyard.settings import Settings
@@ -203,3 +204,17 @@ def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pyt
     calendar.write_text("[events.sale]\n")
     with pytest.raises(InvalidRequest, match=r"line 1: events.sale.service: is missing"):
         schedule.run_check(config, calendar, as_json=True)
+
+
+def test_a_sync_with_a_broken_calendar_looks_at_what_is_on_record_before_it_complains(config: Path) -> None:
+    config.with_name("presales.toml").write_text("[events.sale]\n")
+    with command.open_desk(config) as (desk, _):
+        asked, _ = desk.ask(command.find_person(), Scale("game", Amount(8)))
+        desk.store.move(asked, State.PLANNED, Entry(who="a test", action="plan"))
+        planned = desk.store.get(asked.id)
+        ago = desk.store.now() - timedelta(minutes=1)
+        desk.store.move(planned, State.AWAITING, Entry(who="a test", action="plan"), plan_expires=ago)
+    with pytest.raises(InvalidRequest, match="is missing"):
+        schedule.run_sync(config, as_json=True)
+    with command.open_desk(config) as (desk, _):
+        assert desk.store.get(asked.id).state is State.EXPIRED

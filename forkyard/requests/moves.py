@@ -1,0 +1,119 @@
+"""
+Moves that take other rows along: sent back, taken back, ended, each with the later steps that belong to a request.
+
+The store moves one row at a time; what such a move means for the rows that hang on it is decided here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from forkyard.decisions import CALENDAR, find_need
+from forkyard.requests import Entry, Need, Notice, Request, State, StateChanged
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.store import Store
+from forkyard.settings import Settings
+
+SYSTEM = "forkyard"
+"""Who the log says did what nobody asked for at that moment."""
+
+
+def send_back(store: Store, settings: Settings, row: Request, why: str, record: PlanRecord | None) -> Request:
+    """Have the request approved once more: with a new plan, or with its own, started at once."""
+    plan = record or (replace(row.plan, start_at=None) if row.plan is not None else None)
+    need, need_why = Need.OTHER, why
+    if plan is not None:
+        need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
+    cancel_later(store, SYSTEM, row)
+    # Without a plan (a step of a calendar has its parent's) it must be planned first.
+    to = State.AWAITING if plan is not None else State.PLANNED
+    moved = store.move(
+        row,
+        to,
+        make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
+        plan=plan,
+        plan_expires=find_expiry(store, settings, row, plan, None),
+        need=need,
+        need_why=need_why,
+        start_at=None,
+        run_id=None,
+        # By itself from here on: its parent's approval was for its own moment.
+        kind="" if row.kind == "later" else row.kind,
+        error=why,
+    )
+    text = f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}"
+    store.announce(Notice(moved, text))
+    return moved
+
+
+def find_expiry(
+    store: Store, settings: Settings, row: Request, plan: PlanRecord | None, start_at: datetime | None
+) -> datetime:
+    """
+    Until when a plan can be approved.
+
+    One that starts later until then, for it is planned again before it begins; what an event has missed until its end.
+    """
+    if start_at is not None:
+        return start_at
+    soon = store.now() + settings.requests.plan_ttl
+    if row.origin != CALENDAR:
+        return soon
+    followed = plan if plan is not None and plan.later else store.get(row.parent).plan if row.parent else None
+    return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon
+
+
+def cancel_later(store: Store, who: str, request: Request) -> None:
+    """Take back the later steps of a request: an approval of its next plan makes them anew."""
+    for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
+        if step.kind == "later":
+            detail = f"with {request.token}"
+            _take_back(store, step, make_entry(step, who, "cancel", decision=State.CANCELLED.value, detail=detail))
+
+
+def _take_back(store: Store, step: Request, entry: Entry) -> None:
+    # Its run's id may be written into the row at this very moment; one that has begun is left to its run.
+    while step.state is State.SCHEDULED:
+        try:
+            step = store.move(step, State.CANCELLED, entry)
+        except StateChanged as error:
+            step = error.now
+
+
+def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
+    """Move a running request to its end; the one that it rolled back becomes rolled back. Later steps go with both."""
+    if result is not None:
+        result = {**result, "finished": store.now().isoformat()}
+    moved = store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
+    if state is State.CANCELLED:
+        cancel_later(store, SYSTEM, moved)
+    if state is State.SUCCEEDED and row.kind == "rollback" and row.parent is not None:
+        undone = store.get(row.parent)
+        if State.ROLLED_BACK is not undone.state and not undone.open:
+            what = make_entry(undone, SYSTEM, "rollback", decision=State.ROLLED_BACK.value, detail=f"by {row.token}")
+            cancel_later(store, SYSTEM, store.move(undone, State.ROLLED_BACK, what))
+    return moved
+
+
+def give_up(store: Store, row: Request, state: State, entry: Entry) -> Request:
+    """End a request whose run was over before it came through the gate; cancelled, its later steps go with it."""
+    moved = store.move(row, state, entry, error=entry.detail)
+    if state is State.CANCELLED:
+        cancel_later(store, SYSTEM, moved)
+    return moved
+
+
+def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # noqa: ANN401 - Entry's own
+    """Make an entry about a request."""
+    given: dict[str, Any] = {
+        "where": row.channel,
+        "request_id": row.id,
+        "service": row.service,
+        "plan_hash": row.plan_hash,
+        "run_id": row.run_id,
+    }
+    return Entry(who=who, action=action, **(given | fields))
+
+
+__all__ = ["SYSTEM", "cancel_later", "find_expiry", "finish", "give_up", "make_entry", "send_back"]
