@@ -28,6 +28,7 @@ def test_a_person_types_another_approves_and_the_picture_opens(stage: Stage, pag
     page.type("#text", "/fleet scale game to 4")
     page.until(f"{words()}.includes('0 → 4 servers')")
     page.choose("#person", "ben")
+    page.until("document.body.dataset.person === 'ben'")
     page.until(f"{words()}.includes('Approve')")
     page.press("[data-action=approve]")
     run = stage.until_run()

@@ -66,12 +66,19 @@ class Page:
         found = f"[...document.querySelectorAll({json.dumps(selector)})].at(-1)"
         self.until(f"!!{found}")
         self.run(f"{found}.scrollIntoView({{block: 'center'}})")
-        box = self.run(
-            f"(() => {{ const b = {found}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()"
+        box = wait_for(
+            lambda: self._settled_box(found), what=f"{selector} to stand still", timeout=timedelta(seconds=10)
         )
         place = {"x": box[0] + box[2] / 2, "y": box[1] + box[3] / 2, "button": "left", "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type="mousePressed", **place)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", **place)
+
+    def _settled_box(self, found: str) -> list[float] | None:
+        """Where the element is, once it is at the same place in two frames: a click into a page that moves misses."""
+        frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        where = f"(() => {{ const b = {found}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()"
+        before, after = self.run(f"(async () => {{ const a = {where}; await {frame}; return [a, {where}] }})()")
+        return list(after) if before == after else None
 
     def type(self, selector: str, text: str) -> None:
         """Type a text into a field and press Enter."""

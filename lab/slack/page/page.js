@@ -52,12 +52,26 @@ function renderPlace(state) {
   const channel = state.channels.find((one) => one.id === seen.place);
   const messages = channel?.messages ?? [];
   const top = messages.filter((one) => !one.thread_ts || one.thread_ts === one.ts);
-  list.replaceChildren(...top.flatMap((one) => {
+  arrange(list, top.flatMap((one) => {
     const replies = messages.filter((other) => other.thread_ts === one.ts && other !== one);
-    const thread = replies.length ? make("div", { class: "thread" }, ...replies.map((reply) => renderMessage(reply, state))) : null;
-    return [renderMessage(one, state), ...(thread ? [thread] : [])];
+    const thread = () => make("div", { class: "thread" }, ...replies.map((reply) => renderMessage(reply, state)));
+    return [keep(list, one, () => renderMessage(one, state)), ...(replies.length ? [keep(list, replies, thread)] : [])];
   }));
   if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+// What shows the same as before stays the same node: one that is replaced under a pressed button never hears the click.
+function keep(list, shown, render) {
+  const mark = JSON.stringify([seen.place, shown]);
+  const node = [...list.children].find((one) => one.mark === mark) ?? render();
+  node.mark = mark;
+  return node;
+}
+
+function arrange(list, nodes) {
+  const wanted = new Set(nodes);
+  for (const node of [...list.children]) if (!wanted.has(node)) node.remove();
+  nodes.forEach((node, index) => { if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null); });
 }
 
 function renderMessage(message, state) {
@@ -99,9 +113,13 @@ function go(place) {
 }
 
 async function refresh() {
-  const answer = await fetch(`/lab/state?as=${encodeURIComponent(seen.person)}`);
+  const person = seen.person;
+  const answer = await fetch(`/lab/state?as=${encodeURIComponent(person)}`);
   const state = await answer.json();
-  if (answer.ok) render(state);
+  if (answer.ok && person === seen.person) {
+    render(state);
+    document.body.dataset.person = person;
+  }
   return state.version;
 }
 
