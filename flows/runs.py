@@ -229,11 +229,33 @@ class Runs:
             raise NotFound(text)
         return datetime.fromisoformat(found[0]["created"]) - datetime.fromisoformat(run["start_time"])
 
+    def first_task(self, service: str, *, after: datetime) -> datetime | None:
+        """When the first task of the service's runs began that began after a moment; None while there is none."""
+        body = {
+            "flow_runs": {"tags": {"all_": ["forkyard", service]}},
+            "task_runs": {"start_time": {"after_": after.isoformat()}},
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": 1,
+        }
+        found = self._call("POST", "/task_runs/filter", body)
+        return datetime.fromisoformat(found[0]["start_time"]) if found else None
+
+    def reported_at(self, service: str) -> datetime:
+        """When a run of the service has last reported; raises NotFound before any has."""
+        found = self._call("POST", "/artifacts/filter", self._last_results(service, limit=1))
+        if not found:
+            text = f"no run of {service} has reported yet."
+            raise NotFound(text)
+        return datetime.fromisoformat(found[0]["created"])
+
     def results(self, service: str, *, limit: int = 20) -> list[dict[str, Any]]:
         """What the service's last runs reported, newest first."""
-        wanted = {"key": {"any_": [f"{service}-result"]}}
-        found = self._call("POST", "/artifacts/filter", {"artifacts": wanted, "sort": "CREATED_DESC", "limit": limit})
+        found = self._call("POST", "/artifacts/filter", self._last_results(service, limit=limit))
         return [read_result(artifact["data"]) for artifact in found]
+
+    def _last_results(self, service: str, *, limit: int) -> dict[str, object]:
+        wanted = {"key": {"any_": [f"{service}-result"]}}
+        return {"artifacts": wanted, "sort": "CREATED_DESC", "limit": limit}
 
     def run_url(self, run_id: str) -> str:
         """Where a person looks at the run."""

@@ -169,6 +169,16 @@ BENCHES = _benches(
         "measure_kill_reap",
     ),
     Bench(
+        "slack-start",
+        "from a slash command to its flow's first task, approved at once",
+        "s",
+        4,
+        _MOST,
+        3,
+        "cli.bench.slack",
+        "measure_slack_start",
+    ),
+    Bench(
         "vsphere-1000",
         "0 to 1,000 on a vCenter's hosts as a flow, over the same calls by plain pyVmomi",
         "ratio",
