@@ -120,8 +120,7 @@ def make_chart(sight: ServiceSight, now: datetime) -> Block:
     """Servers over the last 24 hours, from what the requests of that time reported."""
     step = timedelta(hours=24 / _BUCKETS)
     ends = [now - step * (_BUCKETS - 1 - number) for number in range(_BUCKETS)]
-    first = sight.history[0].result or {}
-    level, values = float(first.get("before", 0)), list[float]()
+    level, values = float(sight.history[0].count_before or 0), list[float]()
     for end in ends:
         past = [r for r in sight.history if r.finished_at is not None and r.finished_at <= end and r.result]
         level = float((past[-1].result or {}).get("serving", level)) if past else level

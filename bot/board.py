@@ -165,7 +165,6 @@ class Board:
     def _try_to_show(self, sight: Sight) -> None:
         try:
             self._show(sight)
-            self._pace.take_up(sight.request.id)
         except Limited as error:
             self._pace.rest(error.seconds)
             logger.warning("%s; going on in %.0f s", error, error.seconds)
@@ -193,6 +192,7 @@ class Board:
             shown = self._post(sight, message, shown)
             if not shown.ts:
                 return  # its channel is gone: the next round posts it elsewhere
+            self._pace.take_up(request.id)
         elif digest != shown.digest:
             weight = self._weigh(sight)
             if not self._pace.allows(request.id, weight):
@@ -200,6 +200,7 @@ class Board:
             shown = self._edit(sight, message, shown)
             if not shown.ts:
                 return  # it was deleted, or its channel was: the next round posts it anew
+            self._pace.take_up(request.id)
         self._phases[request.id] = _phase(sight)
         if digest != shown.digest:
             shown = self._memory.change(shown, digest=digest)
@@ -262,7 +263,8 @@ class Board:
         """Go on in the next place, which the next round tries; raises PermanentError when all of them are gone."""
         places = self._list_places(request)
         # A conversation with a person has an id of its own once something was said in it.
-        here = places.index(shown.channel) if shown.channel in places else len(places) - 1
+        last = len(places) - 1 if shown.channel.startswith("D") else -1
+        here = places.index(shown.channel) if shown.channel in places else last
         begins_anew = here + 1 >= len(places)
         elsewhere = places[0] if begins_anew else places[here + 1]
         moved = self._memory.change(shown, ts="", channel=elsewhere)

@@ -90,7 +90,7 @@ class Clerk:
             logger.warning("%s: not planned: %s", request.token, error)
             self._tell(request, asker, say(f":hourglass: {request.service}: {clean(str(error))} I am trying again."))
             return
-        if planned.state is State.FAILED:
+        if planned.state is State.FAILED or planned.unplanned:
             self._tell(request, asker, refuse(planned.error))
         elif planned.need is Need.REQUESTER:
             self._tell(request, asker, say(f"Planned as `{planned.token}`: confirm it with Approve, above."))
@@ -299,7 +299,11 @@ class Clerk:
         """Open requests that this person can approve."""
         person, chatops = self._directory.person(user), self._load().chatops
         found = self._desk.store.list_requests(states=[State.AWAITING])
-        return [r for r in found if r.requested_by != user and may(chatops, person, "approve", r.service)]
+        return [
+            r
+            for r in found
+            if r.requested_by != user and not r.unplanned and may(chatops, person, "approve", r.service)
+        ]
 
     def render_home(self, user: str) -> list[dict[str, object]]:
         """The home tab of one person."""
@@ -324,4 +328,10 @@ def _check_editable(request: Request) -> Request:
         raise InvalidRequest(text)
     if not request.open:
         raise StateChanged(request)
+    if request.plan is not None and request.plan.later and request.hold_seconds is None:
+        text = (
+            f"{request.token}: more follows it (a ramp, or the end of an event), which a form cannot keep. "
+            f"Move it with schedule move {request.token} to WHEN, or change the event in the calendar."
+        )
+        raise InvalidRequest(text)
     return request

@@ -106,7 +106,8 @@ def summarize(report: Report) -> str:
     made = [child for child in report.children if child.intervals]
     slowest = max(made, key=lambda child: max(i.end for i in child.intervals))
     last = max(i.end for i in slowest.intervals)
-    came = f"{report.service}: {report.before} → {serving(report.serving)} after {report.seconds:.1f} s."
+    before = "?" if report.before is None else report.before
+    came = f"{report.service}: {before} → {serving(report.serving)} after {report.seconds:.1f} s."
     bars = f"{number_of(len(made), 'bar')}, one a child; the last was {slowest.name}, after {last:.1f} s."
     lines = [f"{came} {bars}", *report.notes[:5]]
     failed = [child for child in made if child.error]

@@ -28,6 +28,7 @@ class Leases:
         self._ask, self._submit = ask, submit
         self._asked: dict[str, float] = {}
         self._holders: dict[str, str] = {}
+        self._under_way: set[str] = set()
 
     def waits_for(self, request: Request, progress: Progress | None) -> str:
         """Who is changing the service while the request's run waits for that, and why; empty when it does not wait."""
@@ -35,8 +36,11 @@ class Leases:
             self._asked.pop(request.id, None)
             self._holders.pop(request.id, None)
             return ""
-        if monotonic() - self._asked.get(request.id, -EVERY) >= EVERY:
+        due = monotonic() - self._asked.get(request.id, -EVERY) >= EVERY
+        # One question at a time: a registry that hangs must not take all workers.
+        if due and request.id not in self._under_way:
             self._asked[request.id] = monotonic()
+            self._under_way.add(request.id)
             self._submit(self._look, request)
         return self._holders.get(request.id, "")
 
@@ -46,6 +50,8 @@ class Leases:
         except ForkyardError as error:
             logger.info("%s: who holds the lease cannot be asked: %s", request.token, error)
             return
+        finally:
+            self._under_way.discard(request.id)
         if holder is None or holder.request_id == request.id:
             self._holders.pop(request.id, None)
         else:

@@ -235,7 +235,9 @@ class Listeners:
             self._replies.answer(asker, refuse(error))
             return
         services = list_services(settings.chatops, person, "scale", list(settings.services))
-        channel = asker.channel or next(iter(settings.chatops.channels), "")
+        # In a conversation with the bot, as in its home tab, the first channel is where the answer goes.
+        elsewhere = not asker.channel or asker.channel.startswith("D")
+        channel = next(iter(settings.chatops.channels), "") if elsewhere else asker.channel
         self._open(asker, make_scale_form(services, draft, channel=channel, edits=edits))
         self._learn_zone(asker)
 

@@ -236,7 +236,7 @@ def _after(sight: Sight) -> list[Block]:
     if sight.kept:
         return [b.context("Kept as it is.")]
     request, result, ticket = sight.request, sight.request.result or {}, make_ticket(sight.request)
-    serving, before = result.get("serving"), request.plan.current if request.plan else result.get("before")
+    serving, before = result.get("serving"), request.count_before
     found: list[Block] = []
     if request.state is not State.SUCCEEDED:
         missing = request.target - int(serving) if serving is not None else 0

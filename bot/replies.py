@@ -8,6 +8,7 @@ from typing import Any
 from slack_sdk import WebClient
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
+from bot.blocks import is_slack_id
 from bot.messages import Message
 from bot.people import Asker
 from bot.slack_api import SECONDS, Limited, call, read_wait
@@ -62,8 +63,8 @@ class Replies:
             if answer.status_code < 400:  # noqa: PLR2004 - HTTP's refusals
                 return
             logger.warning("a response address refuses: %s %s", answer.status_code, answer.body[:300])
-        if not asker.id or ":" in asker.id:
-            return  # nobody in Slack
+        if not is_slack_id(asker.id):
+            return  # nobody in Slack: the command line, the calendar
         if asker.channel and not asker.channel.startswith("D"):
             call("chat.postEphemeral", self._client.chat_postEphemeral, channel=asker.channel, user=asker.id, **said)
         else:

@@ -7,11 +7,12 @@ from cli.output import emit, make_console, say
 from cli.requests import drop_runs, find_person, local_zone, open_desk, request_shape, run_cancel, show_request
 from flows.runs import Runs
 from forkyard.commands import ScheduleMove
-from forkyard.errors import InvalidRequest
+from forkyard.errors import InvalidRequest, TransientError
 from forkyard.moments import read_when, write_moment
 from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
-from forkyard.requests import Request, State
+from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.calendar import find_leads, load_calendar, tick
+from forkyard.requests.desk import Desk
 from forkyard.requests.starting import settle_ended, start_due
 from forkyard.settings import Settings, load_settings
 
@@ -106,6 +107,7 @@ def run_sync(config: Path | None, *, as_json: bool) -> int:
         runs = Runs(settings.prefect.api_url)
         settle_ended(desk, runs)
         swept = desk.sweep()
+        _plan_waiting(desk)
         started = start_due(desk, runs)
     if broken is not None:
         # Only now: what is on record does not depend on it.
@@ -119,6 +121,17 @@ def run_sync(config: Path | None, *, as_json: bool) -> int:
         say(f"{row.token}: {row.service} to {row.target}: {row.state.value}: {row.error or row.need_why}")
     make_console().print(f"{len(notices)} to be told, {len(started)} runs put on the schedule.", soft_wrap=True)
     return 0
+
+
+def _plan_waiting(desk: Desk) -> None:
+    """Plan what was sent back without a plan, or could not be planned when it was: the bot does that all the time."""
+    for row in desk.store.list_requests(states=[State.PLANNED]):
+        try:
+            desk.plan(row)
+        except TransientError as error:
+            say(f"{row.token}: cannot be planned now: {error}")
+        except StateChanged:
+            continue
 
 
 def _read_calendar(

@@ -21,7 +21,7 @@ def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: Ba
     serving = len(after.serving) if after is not None else 0
     # As asked means: so many serve, and nothing else is left over.
     ok = error is None and after is not None and serving == request.target == len(after.children)
-    count = plan.current if plan is not None else (len(before.serving) if before is not None else 0)
+    count = plan.current if plan is not None else (len(before.serving) if before is not None else None)
     return Report(
         service=work.service,
         request_id=request.id,

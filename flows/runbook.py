@@ -22,7 +22,7 @@ from tasks.children import customize_guest, destroy_children, fork_children, kee
 from tasks.observe import count_connections, observe, observe_before, observe_settled
 from tasks.parents import quiesce_parents
 from tasks.registration import verify_registration, watching
-from tasks.work import Batch, Work
+from tasks.work import PARALLEL, Batch, Work
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +157,12 @@ def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
     parents = sorted({step.placement.parent for step in steps if step.placement is not None})
     _quiesce(work, stages, parents)
     places = {(p.parent, p.host): p.at_once for step in steps if (p := step.placement) is not None}
-    work.pace.limit(sum(places.values()))
+    slots = max(1, sum(places.values()))
+    work.pace.limit(slots)
     # Each batch goes on by itself: a child that is slow to fork keeps no other from its identity.
     verified: list[Pending[Batch[Outcome[Vm]]]] = []
     batches = _batches(steps)
-    work.batches = len(batches)
+    work.width = max(1, min(PARALLEL, slots) // min(len(batches), slots))
     for label, batch in batches:
         forked = stages.submit(fork_children, work, label, batch)
         identified = stages.submit(customize_guest, work, label, forked)
@@ -193,7 +194,8 @@ def _last_look(work: Work) -> Fleet | None:
 
 
 def _quiesce(work: Work, stages: Stages, parents: Sequence[VmId]) -> None:
-    stages.submit(quiesce_parents, work, _label(parents), Batch(parents)).result()
+    if parents:
+        stages.submit(quiesce_parents, work, _label(parents), Batch(parents)).result()
 
 
 def _batches(steps: Sequence[Step]) -> list[tuple[str, Batch[Step]]]:

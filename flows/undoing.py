@@ -74,11 +74,12 @@ def _undo(work: Work, before: Fleet) -> None:
     )
     for act, trouble, step in parts:
         if work.permit.lease_lost:
+            work.journal.remark("the lease was lost, so nothing more was undone. Run `forkyard reap`, then ask again.")
             return
         try:
             act(work, before)
-        except ForkyardError as error:
-            logger.warning("%s: %s: %s", work.service, trouble, error)
+        except Exception as error:  # a bug in one part must neither skip the others nor hide what stopped the request
+            logger.warning("%s: %s: %s", work.service, trouble, error, exc_info=not isinstance(error, ForkyardError))
             work.journal.remark(f"{trouble}: {str(error).removesuffix('.')}. {step}")
 
 

@@ -5,6 +5,7 @@ Pure: the same rules are asked when a plan is shown, when a button is clicked an
 """
 
 from datetime import datetime
+from itertools import pairwise
 
 from forkyard.approvals import Kind
 from forkyard.errors import InvalidRequest, NotPermitted
@@ -21,8 +22,11 @@ def find_need(plan: PlanRecord, policy: ServiceSettings, requester: str) -> tupl
     """Whose approval the plan needs, and why."""
     if requester == CALENDAR:
         return Need.OTHER, "the calendar asks for it, and a person must have seen it"
-    if plan.change > policy.approval_above:
-        return Need.OTHER, f"it changes {plan.change} servers, and more than {policy.approval_above} is large"
+    # What is signed is all of it: a small first step may have a large one behind it.
+    counts = [plan.target, *(number for _, number in plan.later)]
+    change = max([plan.change, *(abs(after - before) for before, after in pairwise(counts))])
+    if change > policy.approval_above:
+        return Need.OTHER, f"it changes {change} servers, and more than {policy.approval_above} is large"
     lower = min([plan.target, *(number for _, number in plan.later)])
     if policy.production and lower < plan.current:
         return Need.OTHER, f"it makes {plan.service} smaller, which is in production"

@@ -62,14 +62,16 @@ def make_plan(
     target, notes = _apply_step(request, current, limits)
     missing = max(0, target - current)
     surplus = max(0, current - target)
-    resumed = found.resumed[:missing]
-    # What an earlier attempt of this request began beyond today's need is left behind like any other.
-    broken = (*found.broken, *found.resumed[missing:])
+    # Gone on with where it can be: its parent's host may be on its way into maintenance by now.
+    places = {child.vm.name: _placement_of(child, fleet) for child in found.resumed}
+    resumed = [child for child in found.resumed if places[child.vm.name] is not None][:missing]
+    # What an earlier attempt of this request began beyond that is left behind like any other.
+    broken = (*found.broken, *(child for child in found.resumed if child not in resumed))
     retiring = sorted(found.counted, key=lambda child: _retire_rank(child, connections))[:surplus]
     steps = (
         *(Step(StepKind.REMOVE, child.vm.name, vm=child.vm.id) for child in broken),
         *(Step(StepKind.RETIRE, child.vm.name, vm=child.vm.id) for child in (*found.leaving, *retiring)),
-        *(Step(StepKind.FORK, child.vm.name, placement=_placement_of(child, fleet)) for child in resumed),
+        *(Step(StepKind.FORK, child.vm.name, placement=places[child.vm.name]) for child in resumed),
         *_fork_steps(request, fleet, missing - len(resumed), frozenset(avoid), removals=len(broken)),
     )
     notes = (*notes, *_explain(found, broken))

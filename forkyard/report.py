@@ -59,8 +59,8 @@ class Report:
     service: str
     request_id: str
     wanted: int
-    before: int
-    """Children that counted when the request began."""
+    before: int | None
+    """Children that counted when the request began; None: it ended before anybody looked."""
     serving: int
     """Children that serve now, as observed at the end."""
     seconds: float
@@ -206,12 +206,13 @@ def _row(child: ChildReport, used: Sequence[Phase], *, measured: bool) -> dict[s
 def render_markdown(report: Report) -> str:
     """The report as a page for a person."""
     asked = f" by {report.requested_by}" if report.requested_by else ""
+    before = "?" if report.before is None else report.before
     lines = [
         f"# {report.service}: {report.message}",
         "",
         (
             f"Asked for **{report.wanted}**{asked}{f' ({report.reason})' if report.reason else ''}; "
-            f"there were {report.before}; now **{report.serving}** serve, after {report.seconds:.1f} s."
+            f"there were {before}; now **{report.serving}** serve, after {report.seconds:.1f} s."
         ),
         *(f"\n- {note}" for note in report.notes),
         "",

@@ -132,7 +132,7 @@ class VsphereSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabSettings:
-    """The small world on one machine; only `forkyard lab` reads it."""
+    """The small world on one machine; Consul, Nginx and Prefect are at its ports unless their URLs are set."""
 
     load_balancer_port: int = bounded(18080, at_least=1, at_most=65535)
     consul_port: int = bounded(18500, at_least=1, at_most=65535)

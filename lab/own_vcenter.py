@@ -16,7 +16,16 @@ from lab.consul_cluster import HTTP_PORT
 from lab.inner import lab_home
 from lab.network import lab_network
 from lab.parts import Part
-from lab.vsphere import PASSWORD, USER, VCenter, find_vcenter, start_vcenter, stop_vcenter, vcenter_trouble
+from lab.vsphere import (
+    PASSWORD,
+    USER,
+    VCenter,
+    find_vcenter,
+    is_started,
+    start_vcenter,
+    stop_vcenter,
+    vcenter_trouble,
+)
 from lab.vsphere_build import build_vcenter
 
 NETWORK = "127.0.0.0/8"
@@ -101,7 +110,7 @@ def make_vcenter_parts(settings: Settings) -> list[Part]:
             trouble=trouble,
             stop=lambda: stop_vcenter(vcenter),
             after=("network", "consul"),
-            ports=lambda: [] if find_vcenter(vcenter) else [vcenter.port],
+            ports=lambda: [] if is_started(vcenter) else [vcenter.port],
         )
     ]
 

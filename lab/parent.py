@@ -24,8 +24,8 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
     """
     Have the service's parent frozen on disk; say whether it had to be made.
 
-    A parent that was frozen by hand, from whatever image, is kept. One that the lab made is made anew when the
-    image has changed, and any that this host can no longer fork (after an upgrade of QEMU), unless it has children.
+    A parent that was frozen by hand, from whatever image, is kept. One that the lab made is made anew when the image
+    has changed, or when this host can no longer fork it (after an upgrade of QEMU), unless it has children.
     """
     policy = settings.service(service)
     hypervisor = QemuHypervisor(settings)
@@ -91,7 +91,10 @@ def _image(settings: Settings, policy: ServiceSettings, progress: Callable[[str]
 
 def _find_change(settings: Settings, hypervisor: QemuHypervisor, frozen: FrozenParent, image: GuestImage) -> str:
     """Why the frozen parent is not what would be made now; empty text when it is."""
-    if _recorded(settings, frozen) not in {None, image.fingerprint}:
+    recorded = _recorded(settings, frozen)
+    if recorded is None:
+        return ""  # nobody's to delete but theirs who made it; `freeze` says when it cannot be forked here
+    if recorded != image.fingerprint:
         return "the image has changed"
     return "; ".join(hypervisor.find_differences(frozen.id))
 

@@ -92,7 +92,8 @@ def start_vcenter(vcenter: VCenter, binary: Path) -> Door:
     running = find_vcenter(vcenter)
     if running is not None:
         return running
-    shutil.rmtree(vcenter.directory, ignore_errors=True)
+    # One that is still starting, because whoever started it was killed: nobody would find it any more.
+    stop_vcenter(vcenter)
     vcenter.directory.mkdir(parents=True)
     log = vcenter.directory / "log"
     with ExitStack() as stack:
@@ -117,6 +118,11 @@ def find_vcenter(vcenter: VCenter) -> Door | None:
     """The running one, None when it does not run."""
     ref = read_ref(_pid(vcenter))
     return _read_door(vcenter, ref) if ref is not None else None
+
+
+def is_started(vcenter: VCenter) -> bool:
+    """Whether its process runs, even when it does not answer yet."""
+    return read_ref(_pid(vcenter)) is not None
 
 
 def vcenter_trouble(vcenter: VCenter) -> str:

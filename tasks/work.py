@@ -154,8 +154,8 @@ class Work:
         self.permit = Permit()
         self.pace = Pace()
         self.watch: RegistrationWatch | None = None
-        self.batches = 1
-        """How many batches are on their way at the same time; each gets its part of `PARALLEL`."""
+        self.width = 1
+        """How many children of each batch that is on its way are worked on at once."""
         self.draining: set[str] = set()
         """Children that this request has marked and not yet destroyed."""
 
@@ -219,7 +219,7 @@ class Work:
 
     def each_among_others(self, items: Sequence[Item], act: Callable[[Item], T]) -> Batch[T]:
         """The same for a batch that is on its way beside others."""
-        return self.each(items, act, most=max(1, PARALLEL // self.batches))
+        return self.each(items, act, most=self.width)
 
 
 def _pauses() -> Iterator[float | None]:

@@ -169,7 +169,8 @@ def _read(client: ConsulClient, service: str) -> _Entry | None:
 
 def _renew(client: ConsulClient, session: str, lease: ConsulLease, stop: Event) -> None:
     """Renew three times in each lifetime; call it lost when Consul says so or may think so."""
-    while not stop.wait(lease.ttl / 3):
+    # At once the first time: taking the lease may have taken most of a lifetime, with an election in between.
+    while True:
         asked = _now()
         try:
             client.call(lambda c: c.session.renew(session))
@@ -185,4 +186,6 @@ def _renew(client: ConsulClient, session: str, lease: ConsulLease, stop: Event) 
             lease.lost.set()
         if lease.lost.is_set():
             log.error("the lease is lost")
+            return
+        if stop.wait(lease.ttl / 3):
             return

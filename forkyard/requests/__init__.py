@@ -121,6 +121,14 @@ class Request:
         return self.plan.hash if self.plan is not None else ""
 
     @property
+    def count_before(self) -> int | None:
+        """Children there were before it: as its run found them, as planned where no run came so far."""
+        found = (self.result or {}).get("before")
+        if found is not None:
+            return int(found)
+        return self.plan.current if self.plan is not None else None
+
+    @property
     def finished_at(self) -> datetime | None:
         """When its run put its report on record; its row may have moved since, by a rollback."""
         finished = (self.result or {}).get("finished")

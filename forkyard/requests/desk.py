@@ -5,8 +5,9 @@ Every call checks the person's role as it is at that moment and leaves an entry 
 here starts a run: what is approved is found in the store by whoever starts runs (`Desk.due`).
 """
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,18 +15,20 @@ from typing import Any
 from forkyard.approvals import Approval, sign
 from forkyard.commands import Scale
 from forkyard.decisions import CALENDAR, find_need, judge_approver
-from forkyard.errors import InvalidRequest, NotPermitted, PermanentError, RequestError, TransientError
+from forkyard.errors import ForkyardError, InvalidRequest, NotPermitted, PermanentError, RequestError
 from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
 from forkyard.requests import OPEN, Entry, Notice, Request, ServiceLock, State, StateChanged
-from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, make_entry, send_back
+from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _UNANSWERED = "nobody approved it in time"
 
@@ -139,6 +142,8 @@ class Desk:
         return self._await_approval(request, entry, fields)
 
     def _await_approval(self, request: Request, entry: Entry, fields: dict[str, Any]) -> Request:
+        # By one that looked for long: somebody may have approved meanwhile, and what follows is theirs.
+        insist_unchanged(self.store, request)
         cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
@@ -246,11 +251,9 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask for the number that there was before a request. `plan` comes next."""
         old = self.store.find(name)
-        # What its run found counts, and the plan's number only where no run reported: the fleet may have moved between.
-        before = (old.result or {}).get("before", old.plan.current if old.plan is not None else None)
-        if old.open or before is None:
+        if old.open or old.count_before is None:
             raise StateChanged(old)
-        return self._again(person, old, "rollback", int(before), where=where, delivery=delivery, raw=raw)
+        return self._again(person, old, "rollback", old.count_before, where=where, delivery=delivery, raw=raw)
 
     def _again(
         self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
@@ -313,6 +316,9 @@ class Desk:
                     done.append(self.store.move(request, State.EXPIRED, entry, error=text))
             except StateChanged:
                 continue  # approved, or begun, in this very moment
+            except ForkyardError as error:
+                # Its service may be gone from forkyard.toml: the others are looked at all the same.
+                logger.warning("%s: %s", request.token, error)
         return done
 
     def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
@@ -320,20 +326,14 @@ class Desk:
         if start is None or now <= start + settings.requests.late:
             return []
         why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
-        sent = send_back(self.store, settings, request, why, None)
-        if sent.plan is None:
-            with suppress(TransientError):
-                # Not seen now: whoever follows requests has it planned as soon as it is.
-                sent = self.plan(sent)
-        return [sent]
+        # Without a plan it is planned next by whoever follows requests: a sweep looks at no fleet.
+        return [send_back(self.store, settings, request, why, None)]
 
     def _wait_for_answer(self, request: Request) -> Request:
         """An event goes on without its start: it is asked about until its end."""
         why = f"nobody approved it before its start at {request.start_at:%Y-%m-%d %H:%M} UTC"
         entry = make_entry(request, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
         request = self.store.move(request, State.PLANNED, entry, start_at=None, run_id=None, error=why)
-        with suppress(TransientError):
-            request = self.plan(request)
         text = f"{request.service} to {request.target}: {why}. Approve {request.token} to have it now, or cancel it."
         self.store.announce(Notice(request, text))
         return request

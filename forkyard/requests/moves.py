@@ -25,6 +25,7 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     need, need_why = Need.OTHER, why
     if plan is not None:
         need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
+    insist_unchanged(store, row)
     cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
@@ -62,6 +63,13 @@ def find_expiry(
         return soon
     followed = plan if plan is not None and plan.later else store.get(row.parent).plan if row.parent else None
     return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon
+
+
+def insist_unchanged(store: Store, row: Request) -> None:
+    """Raise StateChanged when somebody has moved the row since it was read."""
+    now = store.get(row.id)
+    if now.version != row.version:
+        raise StateChanged(now)
 
 
 def cancel_later(store: Store, who: str, request: Request) -> None:

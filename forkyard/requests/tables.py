@@ -5,7 +5,8 @@ Moments are texts in UTC of one width, so that both databases sort and compare t
 changes by a trigger of its own; that its entries are whole is proved by their hashes (`forkyard.requests.audit`).
 """
 
-from datetime import UTC, datetime
+import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from forkyard.errors import InvalidRequest, Unsupported
 from forkyard.settings import Settings
+from forkyard.waiting import wait_for
 
 VERSION = 1
 """Of the tables; a database of a later forkyard is not touched."""
@@ -242,9 +244,20 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     connection.isolation_level = None
     cursor = connection.cursor()
     # Readers and a writer do not wait for each other; FULL: what was acknowledged survives a power cut.
-    cursor.execute("PRAGMA journal_mode=WAL")
+    # The change to it does not wait for others as all else does, and is refused while another process makes it.
+    wait_for(lambda: _keeps_log(cursor), what="the requests' database", timeout=timedelta(seconds=PATIENCE))
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _keeps_log(cursor: Any) -> bool | None:  # noqa: ANN401 - the driver's
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        return None
+    return True
 
 
 def _begin(connection: Connection) -> None:

@@ -76,8 +76,16 @@ class Outside:
 
     def put(self, path: str, body: Any) -> None:  # noqa: ANN401 - whatever Consul's API takes
         """Call Consul's HTTP API."""
-        answer = httpx.put(f"{self.settings.consul.url}/v1/{path}", json=body, timeout=10, trust_env=False)
-        assert answer.is_success, answer.text
+        said: list[str] = []
+
+        def accepted() -> bool | None:
+            answer = httpx.put(f"{self.settings.consul.url}/v1/{path}", json=body, timeout=10, trust_env=False)
+            said[:] = [answer.text]
+            # A 5xx is how Consul says that its servers have just found each other anew.
+            assert not answer.is_client_error, answer.text
+            return answer.is_success or None
+
+        wait_for(accepted, what=f"Consul taking {path} ({said})", timeout=timedelta(seconds=20))
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - whatever Consul's API gives
         """Ask Consul's HTTP API."""

@@ -284,3 +284,10 @@ def test_a_plans_hash_is_of_what_is_done_and_of_nothing_else() -> None:
         replace(plan, places=(replace(plan.places[0], host="there"),)),
     ):
         assert other.hash != plan.hash
+
+
+def test_a_small_first_step_with_a_large_one_behind_it_needs_another_person() -> None:
+    plan = replace(a_plan(forks=3), later=((NOW + timedelta(hours=1), 400), (NOW + timedelta(hours=2), 4)))
+    need, why = find_need(plan, ServiceSettings(), "U1")
+    assert need is Need.OTHER
+    assert "changes 396 servers" in why

@@ -25,12 +25,16 @@ def write_record(path: Path, record: Mapping[str, object], *, durable: bool = Fa
     """Put the record in the file's place, whole or not at all; *durable*: it also survives a loss of power."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     with translated(f"writing {path}"):
-        with temporary.open("w") as file:
-            json.dump(record, file, indent=1)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("w") as file:
+                json.dump(record, file, indent=1)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def read_record(path: Path) -> dict[str, object] | None:

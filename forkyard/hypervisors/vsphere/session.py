@@ -57,6 +57,7 @@ class Session:
         self._stub: Any = None
         self._slow_stub: Any = None
         self._content: Managed = None
+        self._connected = False
         self._logins = 0
         self._valid = False
         self._doubted = False
@@ -187,8 +188,10 @@ class Session:
         self._valid = False
         what = f"{self._settings.user} at {self._settings.url}"
         with translated(what, changes=False):
-            stub = self._stub or self._connect()
-            stub.cookie = ""
+            # Whole or not at all: a first connection that broke in the middle is made anew.
+            if not self._connected:
+                self._connect()
+            self._stub.cookie = ""
             self._content.sessionManager.Login(self._settings.user, read_password(self._settings), None)
         if self._content.about.apiType != "VirtualCenter":
             text = f"{self._settings.url} is an ESXi host. Instant Clone works through a vCenter: name that."
@@ -198,7 +201,7 @@ class Session:
         self._logins += 1
         self._valid = True
 
-    def _connect(self) -> Any:  # noqa: ANN401 - pyVmomi's stub
+    def _connect(self) -> None:
         context = make_context(self._settings)
         asking = make_stub(self._settings, context, version=FIRST_VERSION, timeout=CALL_TIMEOUT)
         about = vim.ServiceInstance("ServiceInstance", asking).RetrieveContent().about
@@ -208,7 +211,7 @@ class Session:
         slow = make_stub(self._settings, context, version=version, timeout=CALL_TIMEOUT + STREAM_WAIT)
         self._slow_stub = _counting(slow, self.calls)
         self._content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
-        return self._stub
+        self._connected = True
 
 
 def _counting(stub: Any, calls: Counter[str]) -> Any:  # noqa: ANN401 - pyVmomi's stub

@@ -177,7 +177,8 @@ class UpdateStream:
                 self._wanted.add(key)
                 # Listed still for somebody else, or for a watch that has just ended: vCenter tells its changes only.
                 known[key] = dict(self._latest.get(key, ()))
-            refusal = self._refusal
+            # Once somebody was let in again the stream is about to open: what is begun now must not count as lost.
+            refusal = self._refusal if self._session.refused else None
             if not self._threads and not self._stop.is_set():
                 self._start()
         for key, values in known.items():
