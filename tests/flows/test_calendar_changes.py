@@ -165,7 +165,7 @@ def test_an_event_that_never_found_room_says_so_at_its_end(office: Office) -> No
     office.yard.fake.fail("placements", CapacityExhausted("game: no memory is left."))
     (told,) = look(office, calendar(office))
     office.clock.hands = START
-    (waits,) = office.desk.sweep()
+    (waits,) = [office.desk.plan(row) for row in office.desk.sweep()]
     assert (waits.id, waits.unplanned, waits.plan_expires) == (told.request.id, True, START + 2 * HOUR)
     office.clock.hands = START + 3 * HOUR
     (over,) = office.desk.sweep()
@@ -175,7 +175,7 @@ def test_an_event_that_never_found_room_says_so_at_its_end(office: Office) -> No
 def test_an_event_that_nobody_approved_before_its_start_is_asked_about_until_its_end(office: Office) -> None:
     (told,) = look(office, calendar(office))
     office.clock.hands = START
-    (waits,) = office.desk.sweep()
+    (waits,) = [office.desk.plan(row) for row in office.desk.sweep()]
     assert (waits.id, waits.state, waits.start_at) == (told.request.id, State.AWAITING, None)
     assert "nobody approved it before its start" in office.store.list_notices()[-1].text
     office.clock.hands = START + HOUR
@@ -222,7 +222,7 @@ def test_a_later_step_that_nobody_began_is_planned_and_asked_about(office: Offic
     office.clock.hands = START - timedelta(minutes=5)
     office.run(first)
     office.clock.hands = START + 2 * HOUR + timedelta(minutes=6)
-    (end,) = office.desk.sweep()
+    (end,) = [office.desk.plan(row) for row in office.desk.sweep()]
     assert (end.parent, end.state, end.plan and end.plan.retires) == (first.id, State.AWAITING, 5)
 
 
