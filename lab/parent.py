@@ -50,7 +50,7 @@ def ensure_parent(settings: Settings, service: str, progress: Callable[[str], No
         image.directory, policy.parent, service, timeout=BOOT_TIMEOUT, memory_mib=policy.memory_mib
     )
     progress(f"{policy.parent}: quiescing the app and freezing the VM")
-    _record(settings, hypervisor.freeze(parent, timeout=FREEZE_TIMEOUT), image)
+    record_parent(settings, hypervisor.freeze(parent, timeout=FREEZE_TIMEOUT), image)
     hypervisor.start_ahead(parent, timeout=FREEZE_TIMEOUT)
     return True
 
@@ -112,7 +112,8 @@ def _recorded(settings: Settings, frozen: FrozenParent) -> str | None:
     return note["image"] if note.get("parent") == frozen.fingerprint else None
 
 
-def _record(settings: Settings, frozen: FrozenParent, image: GuestImage) -> None:
+def record_parent(settings: Settings, frozen: FrozenParent, image: GuestImage) -> None:
+    """Put on record that the lab made this very parent, and from which image."""
     note = _note(settings, frozen.name)
     note.parent.mkdir(parents=True, exist_ok=True)
     fresh = note.with_suffix(".new")

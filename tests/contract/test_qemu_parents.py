@@ -15,7 +15,7 @@ from forkyard.hypervisors.qemu.launcher import qemu_version
 from forkyard.settings import ServiceSettings, Settings
 from forkyard.waiting import wait_for
 from guest.image.recipe import GuestImage
-from lab.parent import ensure_parent
+from lab.parent import ensure_parent, record_parent
 from tests.support.small_vm import PARENT, PATIENCE, SERVICE, SmallWorld, fork, put_qemu_in_path
 
 # After an upgrade of QEMU
@@ -59,6 +59,16 @@ def test_the_lab_keeps_a_parent_of_another_qemu_while_it_has_children(
     assert "1 children live on the old parent: kept" in told[-1]
 
 
+def test_the_lab_leaves_a_parent_of_another_qemu_that_somebody_else_made(
+    lab_settings: Settings, copy: SmallWorld, request: pytest.FixtureRequest
+) -> None:
+    shutil.rmtree(lab_settings.state_dir / "lab")
+    request.getfixturevalue("upgrade")
+    with pytest.raises(Unsupported, match="its QEMU is"):
+        ensure_parent(lab_settings, SERVICE, lambda _: None)
+    assert len(copy.open().list_parents()) == 1
+
+
 @pytest.fixture
 def lab_settings(copy: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Give the lab's settings for the copy, and the small image in place of the game's."""
@@ -67,7 +77,11 @@ def lab_settings(copy: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> Settings:
     image = GuestImage(directory, kernel, initrd, disk, kernel_cmdline="", memory_mib=80, fingerprint="small")
     monkeypatch.setattr(lab.parent, "_image", lambda *_: image)
     qemu = replace(copy.settings.qemu, standbys=1)
-    return replace(copy.settings, qemu=qemu, services={SERVICE: ServiceSettings(parent=PARENT, memory_mib=80)})
+    services = {SERVICE: ServiceSettings(parent=PARENT, memory_mib=80)}
+    settings = replace(copy.settings, qemu=qemu, services=services)
+    (frozen,) = copy.open().list_parents()
+    record_parent(settings, frozen, image)
+    return settings
 
 
 # Processes that wait for the next forks of a parent
