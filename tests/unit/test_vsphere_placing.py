@@ -89,6 +89,14 @@ def test_a_datastore_that_is_not_well_takes_nothing() -> None:
     assert rooms(make_inventory(1, usable=False), [make_parent(0)]) == [("esx0", 0, "datastore")]
 
 
+def test_what_is_chosen_for_all_is_taken_by_its_id_whatever_else_has_its_name() -> None:
+    inventory = make_inventory(1)
+    twin = DatastoreRow("store-2", "vsan", 0, 5 * GIB, True)  # noqa: FBT003 - usable
+    inventory = replace(inventory, datastores={**inventory.datastores, "store-2": twin})
+    (place,) = make_placements([make_parent(0)], inventory, SETTINGS, addresses=1000, datastore="store-2")
+    assert (place.room, place.limited_by) == (5, "datastore")
+
+
 def test_a_host_in_maintenance_and_a_parent_that_is_not_frozen_give_no_placement() -> None:
     inventory = make_inventory(2)
     away = replace(inventory.hosts["host-0"], usable=False)

@@ -66,12 +66,13 @@ class Cloner:
         stream: UpdateStream,
         reader: InventoryReader,
         addresses: AddressBook,
+        places: Places,
         settings: VsphereSettings,
     ) -> None:
         """Work through these."""
         self._session, self._stream, self._reader = session, stream, reader
         self._addresses, self._settings = addresses, settings
-        self._places = Places(session, reader, settings)
+        self._places = places
         self._slots: dict[str, threading.BoundedSemaphore] = {}
         self._checked: dict[str, float] = {}
         self._checks: dict[str, threading.Lock] = {}

@@ -17,7 +17,7 @@ from forkyard.errors import NotFound, PermanentError, VerificationFailed
 from forkyard.hypervisors.proof import check_identity
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.addresses import AddressBook
-from forkyard.hypervisors.vsphere.api import vim
+from forkyard.hypervisors.vsphere.api import moid, vim
 from forkyard.hypervisors.vsphere.cloning import ADAPTER, Cloner
 from forkyard.hypervisors.vsphere.customizing import ANSWER, POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -25,6 +25,7 @@ from forkyard.hypervisors.vsphere.freezing import FROZEN, freeze_parent, frozen_
 from forkyard.hypervisors.vsphere.guestinfo import Mark
 from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
 from forkyard.hypervisors.vsphere.parents import ParentFinder
+from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import make_placements
 from forkyard.hypervisors.vsphere.removing import carry_out, remove_vm
 from forkyard.hypervisors.vsphere.session import Session
@@ -70,7 +71,8 @@ class VsphereHypervisor:
         self._reader = InventoryReader(self.session)
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
-        self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, settings.vsphere)
+        self._places = Places(self.session, self._reader, settings.vsphere)
+        self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, self._places, settings.vsphere)
         self._lock = threading.Lock()
         self._look_at: float | None = None
         self._inventory: Inventory | None = None
@@ -108,7 +110,9 @@ class VsphereHypervisor:
         inventory = self._look(younger_than=LOOK_SHARED)
         free = self._addresses.count_free({row.mark.address for row in inventory.vms if row.mark is not None})
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
-        return make_placements(parents, inventory, self._vsphere, addresses=free)
+        chosen = self._places.find_datastore()
+        store = moid(chosen) if chosen is not None else None
+        return make_placements(parents, inventory, self._vsphere, addresses=free, datastore=store)
 
     def list_hosts(self) -> set[str]:
         """The names of all hosts that children could run on now."""

@@ -36,9 +36,13 @@ class Places:
             folder=self._once("folder", settings.folder, lambda: self._by_path(settings.folder, vim.Folder))
             or parent.folder,
             pool=self._once("pool", settings.pool, lambda: self._by_path(settings.pool, vim.ResourcePool)),
-            datastore=self._once("datastore", settings.datastore, lambda: self._by_name("datastore", vim.Datastore)),
+            datastore=self.find_datastore(),
             portgroup=self._once("portgroup", settings.portgroup, self._make_backing),
         )
+
+    def find_datastore(self) -> Managed:
+        """The datastore that the settings name for all children, None when they name none; raises as `location_of`."""
+        return self._once("datastore", self._settings.datastore, lambda: self._by_name("datastore", vim.Datastore))
 
     def _once(self, key: str, name: str, look: Callable[[], Managed]) -> Managed:
         if not name:

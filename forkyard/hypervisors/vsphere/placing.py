@@ -30,11 +30,20 @@ class Room:
 
 
 def make_placements(
-    parents: Sequence[ParentRow], inventory: Inventory, settings: VsphereSettings, *, addresses: int
+    parents: Sequence[ParentRow],
+    inventory: Inventory,
+    settings: VsphereSettings,
+    *,
+    addresses: int,
+    datastore: str | None = None,
 ) -> list[Placement]:
-    """A placement for each parent that can be forked now, the roomiest first; those without room at the end."""
+    """
+    A placement for each parent that can be forked now, the roomiest first; those without room at the end.
+
+    *datastore* is the id of the one that takes all children; without it each goes where its parent is.
+    """
     usable = [parent for parent in parents if _can_fork(parent, inventory, settings)]
-    stores = {parent.id: choose_datastore(parent, inventory.datastores, settings) for parent in usable}
+    stores = {parent.id: choose_datastore(parent, inventory.datastores, datastore) for parent in usable}
     rooms = _deal_out(usable, stores, inventory, settings, addresses)
     found = [
         Placement(
@@ -53,13 +62,11 @@ def make_placements(
 
 
 def choose_datastore(
-    parent: ParentRow, datastores: Mapping[str, DatastoreRow], settings: VsphereSettings
+    parent: ParentRow, datastores: Mapping[str, DatastoreRow], chosen: str | None
 ) -> DatastoreRow | None:
-    """Where the parent's children go: the datastore of the settings, or the parent's own; None: unknown."""
-    if settings.datastore:
-        name = settings.datastore.rpartition("/")[2]
-        return next((store for store in datastores.values() if store.name == name), None)
-    return next((datastores[store] for store in parent.datastores if store in datastores), None)
+    """Where the parent's children go: the one that was chosen for all, or the parent's own; None: it cannot be seen."""
+    wanted = parent.datastores if chosen is None else (chosen,)
+    return next((datastores[store] for store in wanted if store in datastores), None)
 
 
 def _own_rooms(parent: ParentRow, host: HostRow) -> list[Room]:
