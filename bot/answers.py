@@ -73,7 +73,7 @@ def render_help(verbs: Sequence[str], about: str | None, services: Sequence[str]
 
 
 def render_status(sights: Sequence[ServiceSight], now: datetime) -> Message:
-    """The fleets as a table, what to know beside it, and the last 24 hours of the first."""
+    """The fleets as a table, what to know beside it, and their last 24 hours."""
     rows: list[list[object]] = [["service", "wanted", "serving", "healthy", "lease", "next"]]
     notes: list[str] = []
     for sight in sights:
@@ -86,8 +86,8 @@ def render_status(sights: Sequence[ServiceSight], now: datetime) -> Message:
             notes.append(f":lock: {sight.service}: {who}: {clean(held.reason)}")
     text = "; ".join(f"{row[0]}: {row[2]} of {row[1]} serve" for row in rows[1:])
     found = [b.table(rows), *([b.context(*notes)] if notes else [])]
-    charted = next((sight for sight in sights if sight.history), None)
-    if charted is not None:
+    charted = [sight for sight in sights if sight.history]
+    if charted:
         found.append(make_chart(charted, now))
     found.append(b.actions(b.button("Scale…", "form", write_draft({})), b.button("Refresh", "status", "")))
     return Message(text, found)
@@ -116,10 +116,22 @@ def _next(sight: ServiceSight) -> str:
     return f"to {request.target} at {request.start_at:%m-%d %H:%M} UTC"
 
 
-def make_chart(sight: ServiceSight, now: datetime) -> Block:
-    """Servers over the last 24 hours, from what the requests of that time reported."""
+def make_chart(sights: Sequence[ServiceSight], now: datetime) -> Block:
+    """Servers over the last 24 hours, a line for each service, from what the requests of that time reported."""
     step = timedelta(hours=24 / _BUCKETS)
     ends = [now - step * (_BUCKETS - 1 - number) for number in range(_BUCKETS)]
+    # The moment is the end of each bucket: what was there then.
+    labels = [f"{end:%d. %H:%M}" for end in ends]
+    shown = sights[: b.MOST_LINES]
+    names = shown[0].service if len(shown) == 1 else b.number_of(len(shown), "service")
+    return b.line_chart(
+        f"{names}: serving in the last 24 hours (UTC)",
+        labels,
+        [(sight.service, _count_served(sight, ends)) for sight in shown],
+    )
+
+
+def _count_served(sight: ServiceSight, ends: Sequence[datetime]) -> list[float]:
     level, values = float(sight.history[0].count_before or 0), list[float]()
     for end in ends:
         past = [r for r in sight.history if r.finished_at is not None and r.finished_at <= end and r.result]
@@ -127,8 +139,7 @@ def make_chart(sight: ServiceSight, now: datetime) -> Block:
         values.append(level)
     if sight.fleet is not None:
         values[-1] = float(len(sight.fleet.serving))
-    labels = [f"{end:%d. %H:%M}" for end in ends]
-    return b.line_chart(f"{sight.service}: last 24 hours (UTC)", labels, [("serving", values)])
+    return values
 
 
 def render_log(entries: Sequence[Logged]) -> Message:

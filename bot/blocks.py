@@ -12,10 +12,10 @@ from typing import Any
 
 Block = dict[str, Any]
 
-SECTION, HEADER, BUTTON, FIELD, CELL = 3000, 150, 75, 2000, 300
+SECTION, HEADER, BUTTON, FIELD, CELL, LINE = 3000, 150, 75, 2000, 300, 20
 """Characters: Slack's limits, but for a cell's, which is what a reader takes in."""
 
-MOST_BLOCKS, MOST_FIELDS, MOST_ROWS, MOST_BUTTONS = 50, 10, 100, 25
+MOST_BLOCKS, MOST_FIELDS, MOST_ROWS, MOST_BUTTONS, MOST_LINES = 50, 10, 100, 25, 12
 
 # Controls, and the marks that turn or isolate the direction of text.
 _UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -162,15 +162,22 @@ def table(rows: Sequence[Sequence[object]]) -> Block:
 
 def line_chart(title: str, categories: Sequence[str], series: Sequence[tuple[str, Sequence[float]]]) -> Block:
     """A chart with a line for each series; every one has a value for each category."""
+    shown = series[:MOST_LINES]
     lines = [
-        {
-            "name": shorten(name, 20),
-            "data": [{"label": c, "value": v} for c, v in zip(categories, values, strict=True)],
-        }
-        for name, values in series[:12]
+        {"name": name, "data": [{"label": c, "value": v} for c, v in zip(categories, values, strict=True)]}
+        for name, (_, values) in zip(_tell_apart([name for name, _ in shown], LINE), shown, strict=True)
     ]
     chart = {"type": "line", "series": lines, "axis_config": {"categories": list(categories)}}
     return {"type": "data_visualization", "title": shorten(title, 50), "chart": chart}
+
+
+def _tell_apart(names: Sequence[str], most: int) -> list[str]:
+    """The names cut to *most* characters; those that are then the same get numbers, for Slack wants each once."""
+    short = [shorten(name, most) for name in names]
+    return [
+        name if short.count(name) == 1 else f"{shorten(name, most - 3)} {number}"
+        for number, name in enumerate(short, start=1)
+    ]
 
 
 def _cell(value: object) -> str:

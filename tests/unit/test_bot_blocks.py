@@ -16,7 +16,7 @@ from bot.answers import (
     render_status,
     render_whoami,
 )
-from bot.blocks import clean
+from bot.blocks import clean, line_chart
 from bot.forms import FIELDS, draft_request, make_deny_form, make_scale_form, write_draft
 from bot.messages import Message, Sight, render_request, stamp
 from bot.tickets import make_ticket, read_ticket
@@ -171,6 +171,13 @@ def service_sights(draw: st.DrawFn) -> ServiceSight:
 @given(st.lists(service_sights(), max_size=120))
 def test_a_status_of_any_fleets_with_its_chart_is_a_message_that_slack_takes(found: list[ServiceSight]) -> None:
     check(render_status(found, NOW))
+
+
+def test_lines_of_a_chart_whose_names_are_cut_to_the_same_are_told_apart() -> None:
+    names = ["game-production-europe-1", "game-production-europe-2", "shop"]
+    chart = line_chart("serving", ["now"], [(name, [1.0]) for name in names])
+    lines = [line["name"] for line in chart["chart"]["series"]]
+    assert (len(set(lines)), lines[2], max(map(len, lines)) <= 20) == (3, "shop", True)
 
 
 @settings(max_examples=20, deadline=None)
