@@ -26,13 +26,13 @@ from bot.pace import Pace, Weight
 from bot.runner import Runner
 from bot.schedule import EVERY
 from bot.slack_api import ChannelGone, Limited, MessageGone, call
-from bot.stages import read_stages
 from flows.runs import Progress
 from forkyard.errors import CredentialsRejected, ForkyardError, PermanentError, TransientError
 from forkyard.model import Phase
 from forkyard.requests import OPEN, Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
+from forkyard.stages import read_stages
 
 logger = logging.getLogger(__name__)
 
@@ -308,5 +308,7 @@ class _Phase:
 
 
 def _phase(sight: Sight) -> _Phase:
-    stages = tuple((s.phase, s.complete, s.done > 0) for s in read_stages(sight.progress))
+    stages = tuple(
+        (s.phase, s.complete, s.done > 0) for s in read_stages(sight.progress.text if sight.progress else "")
+    )
     return _Phase(sight.request.state, sight.request.plan_hash, stages, sight.kept, bool(sight.trouble))

@@ -10,11 +10,12 @@ from datetime import datetime
 
 from bot import blocks as b
 from bot.blocks import Block, clean, mention, moment
-from bot.stages import TITLES, Stage, read_stages, status_of, sum_up
+from bot.stages import TITLES, status_of, sum_up
 from bot.tickets import make_ticket
 from flows.runs import Progress
 from forkyard.report import Report
 from forkyard.requests import Need, PlanRecord, Request, State
+from forkyard.stages import Stage, read_stages
 
 PLACES = 6
 """Parents shown one by one; of more the rest is summed up."""
@@ -185,12 +186,16 @@ def _trouble(sight: Sight) -> str:
 
 
 def _running(sight: Sight) -> list[Block]:
-    stages = read_stages(sight.progress)
+    stages = _stages_so_far(sight)
     percent = f"{sight.progress.percent:.0f} %" if sight.progress and sight.progress.percent else "begun"
     more = [b.button("Details", "details", url=sight.run_url)] if sight.run_url else []
     trouble = [b.section(_trouble(sight).strip())] if sight.trouble else []
     waits = [b.context(f"Waits for the lease: {sight.waits_for}")] if sight.waits_for else []
     return [_plan(sight, stages, percent, over=False), *waits, *trouble, _cancel(sight.request, *more)]
+
+
+def _stages_so_far(sight: Sight) -> tuple[Stage, ...]:
+    return read_stages(sight.progress.text) if sight.progress is not None else ()
 
 
 def _plan(sight: Sight, stages: Sequence[Stage], title: str, *, over: bool) -> Block:
@@ -206,7 +211,7 @@ def _plan(sight: Sight, stages: Sequence[Stage], title: str, *, over: bool) -> B
 
 
 def _ended_stages(sight: Sight) -> list[Block]:
-    stages = sum_up(sight.report.children) if sight.report is not None else read_stages(sight.progress)
+    stages = sum_up(sight.report.children) if sight.report is not None else _stages_so_far(sight)
     seconds = (sight.request.result or {}).get("seconds")
     title = f"{sight.request.state.value} in {b.duration(float(seconds))}" if seconds else sight.request.state.value
     return [_plan(sight, stages, title, over=True)] if stages else []

@@ -4,7 +4,6 @@ How far a run is: bars on a terminal, plain lines elsewhere; and at the end the 
 Everything here is written to stderr but the final table, which is the command's answer.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +11,12 @@ from typing import Any
 
 from cli.output import make_console, say
 from flows.runs import Progress
-from forkyard.model import Phase, ScaleRequest
+from forkyard.model import ScaleRequest
+from forkyard.report import STAGES
+from forkyard.stages import read_stages
 
 Show = Callable[[Progress], None]
 
-_COUNT = re.compile(r"(\w+) (\d+) of (\d+)")
-_PHASES = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
-_LEAVING = (Phase.DRAINING, Phase.RETIRED)
 _WIDTH = 30
 
 
@@ -41,18 +39,15 @@ def showing(request: ScaleRequest) -> Iterator[Show]:
 def render_bars(request: ScaleRequest, progress: Progress) -> str:
     """Render one bar per phase, as far as children have come to it."""
     lines = [f"[bold]{request.service} to {request.target}[/bold]  {progress.state.lower()}"]
-    for phase, done, of in parse_counts(progress.text):
-        filled = round(_WIDTH * done / of) if of else _WIDTH
+    for stage in read_stages(progress.text):
+        filled = round(_WIDTH * stage.done / stage.total) if stage.total else _WIDTH
         bar = "[green]" + "━" * filled + "[/green][dim]" + "━" * (_WIDTH - filled) + "[/dim]"
-        lines.append(f"  {phase:<11}{bar} {done} of {of}")
+        took = f" in {stage.seconds:.1f} s" if stage.seconds is not None else ""
+        failed = f", [red]{stage.failed} failed[/red]" if stage.failed else ""
+        lines.append(f"  {stage.phase.value:<11}{bar} {stage.done} of {stage.total}{took}{failed}")
     if len(lines) == 1:
         lines.append(f"  {progress.text or 'waiting for the run to begin'}")
     return "\n".join(lines)
-
-
-def parse_counts(text: str) -> list[tuple[str, int, int]]:
-    """Read the phases and numbers out of a progress text."""
-    return [(phase, int(done), int(of)) for phase, done, of in _COUNT.findall(text)]
 
 
 def _lines(request: ScaleRequest) -> Show:
@@ -74,7 +69,7 @@ def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> N
 
     console = make_console()
     children = report["children"]
-    used = [p for p in (*_PHASES, *_LEAVING) if any(p.value in child["seconds"] for child in children)]
+    used = [p for p in STAGES if any(p.value in child["seconds"] for child in children)]
     columns = [phase.value for phase in used]
     title = f"{report['service']}: {report['message']} ({seconds:.1f} s)"
     # A report of an earlier version, or of a hypervisor that cannot tell, has no memory.

@@ -21,18 +21,16 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import get_run_context
 from prefect.exceptions import PrefectException
 
-from forkyard.model import Phase, StepKind
+from forkyard.model import StepKind
 from forkyard.picture import render_data_uri, render_timeline
-from forkyard.report import Report, make_rows, render_markdown, report_to_json
+from forkyard.report import DOWN, UP, Report, make_rows, render_markdown, report_to_json
+from forkyard.stages import make_stage, write_stages
 from tasks.work import Work
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between two looks for progress; nothing is sent when nothing changed."""
-
-_UP = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
-_DOWN = (Phase.DRAINING, Phase.RETIRED)
 
 
 @contextmanager
@@ -87,14 +85,11 @@ def describe_progress(work: Work) -> tuple[float, str]:
     plan = work.journal.plan
     if plan is None:
         return 0.0, "observing the fleet"
-    counts = work.journal.counts()
-    forks, leaving = len(plan.of(StepKind.FORK)), len(plan.steps) - len(plan.of(StepKind.FORK))
-    total = forks * len(_UP) + leaving * len(_DOWN)
-    # A replaced child comes to a phase twice; more than all is not said.
-    came = sum(min(counts[p], forks) for p in _UP) + sum(min(counts[p], leaving) for p in _DOWN)
-    parts = [f"{p.value} {counts[p]} of {forks}" for p in _UP if forks]
-    parts += [f"{p.value} {counts[p]} of {leaving}" for p in _DOWN if leaving]
-    return (round(100 * came / total, 1) if total else 100.0), ", ".join(parts) or "nothing to do"
+    forks, children = len(plan.of(StepKind.FORK)), work.journal.intervals().values()
+    numbers = dict.fromkeys(UP, forks) | dict.fromkeys(DOWN, len(plan.steps) - forks)
+    stages = [make_stage(phase, children, number) for phase, number in numbers.items() if number]
+    total, came = sum(stage.total for stage in stages), sum(stage.done for stage in stages)
+    return (round(100 * came / total, 1) if total else 100.0), write_stages(stages) or "nothing to do"
 
 
 def publish(report: Report) -> None:

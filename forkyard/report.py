@@ -12,7 +12,13 @@ from typing import Any, cast
 
 from forkyard.model import Phase, ScalePlan
 
-STAGES = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING, Phase.DRAINING, Phase.RETIRED)
+UP = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
+"""The stages of a child that is made, in their order."""
+
+DOWN = (Phase.DRAINING, Phase.RETIRED)
+"""The stages of one that goes."""
+
+STAGES = (*UP, *DOWN)
 """The phases in which time is spent, in their order."""
 
 
@@ -147,14 +153,6 @@ class Journal:
         with self._lock:
             return dict(self._failures)
 
-    def counts(self) -> dict[Phase, int]:
-        """How many children have come to each phase so far."""
-        found: dict[Phase, int] = dict.fromkeys(STAGES, 0)
-        for intervals in self.intervals().values():
-            for phase in {i.phase for i in intervals if i.ok}:
-                found[phase] += 1
-        return found
-
 
 def report_to_json(report: Report) -> dict[str, object]:
     """The report as a JSON object, with seconds per phase for each child."""
@@ -240,7 +238,9 @@ def _round(value: float | None) -> float | str:
 
 
 __all__ = [
+    "DOWN",
     "STAGES",
+    "UP",
     "ChildReport",
     "Failure",
     "Interval",
