@@ -7,7 +7,7 @@ A courtesy, never a guarantee: events get lost with a connection, and who listen
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
@@ -23,8 +23,14 @@ logger = logging.getLogger(__name__)
 RUN = "prefect.flow-run."
 """How the names of a run's events begin, and the ids of runs as resources."""
 
-WANTED = {"prefix": [RUN, "prefect.artifact."], "exclude_name": ["prefect.flow-run.heartbeat"]}
+CHANGES: Mapping[str, Sequence[str]] = {
+    "prefix": [RUN, "prefect.artifact."],
+    "exclude_name": ["prefect.flow-run.heartbeat"],
+}
 """Changes of a run's state, and what it says in artifacts: its progress, its result."""
+
+CREATIONS: Mapping[str, Sequence[str]] = {"name": ["prefect.flow-run.Scheduled"]}
+"""Runs that are to begin, now or later."""
 
 PROTOCOL = Subprotocol("prefect")
 
@@ -41,9 +47,9 @@ LOOK = 0.5
 class RunEvents:
     """One subscription to the runs' events, which comes back by itself."""
 
-    def __init__(self, api_url: str) -> None:
-        """Listen to the server whose API is at *api_url*, which ends in /api."""
-        self._url = _stream_of(api_url)
+    def __init__(self, api_url: str, wanted: Mapping[str, Sequence[str]] = CHANGES) -> None:
+        """Listen to the server whose API is at *api_url*, which ends in /api, for the *wanted* events."""
+        self._url, self._wanted = _stream_of(api_url), wanted
         self._stop = Event()
         self.connected = False
         """Whether news would be heard now; what came before must be looked for."""
@@ -54,7 +60,7 @@ class RunEvents:
         while not self._stop.is_set():
             try:
                 with connect(self._url, subprotocols=[PROTOCOL], open_timeout=ANSWER, max_size=None) as stream:
-                    _subscribe(stream)
+                    _subscribe(stream, self._wanted)
                     self.connected, pause = True, PAUSES[0]
                     logger.info("listening to Prefect's events at %s", self._url)
                     self._listen(stream, heard)
@@ -98,7 +104,7 @@ def _stream_of(api_url: str) -> str:
     return urlunsplit(parts._replace(scheme="wss" if parts.scheme == "https" else "ws"))
 
 
-def _subscribe(stream: Connection) -> None:
+def _subscribe(stream: Connection, names: Mapping[str, Sequence[str]]) -> None:
     stream.send(json.dumps({"type": "auth", "token": None}))
     greeting = json.loads(stream.recv(timeout=ANSWER))
     if greeting["type"] != "auth_success":
@@ -107,7 +113,7 @@ def _subscribe(stream: Connection) -> None:
     now = datetime.now(UTC)
     # The server sends what fits the filter, so its end lies further ahead than any connection lasts.
     occurred = {"since": now.isoformat(), "until": (now + timedelta(days=365)).isoformat()}
-    wanted = {"event": WANTED, "occurred": occurred}
+    wanted = {"event": dict(names), "occurred": occurred}
     stream.send(json.dumps({"type": "filter", "filter": wanted, "backfill": False}))
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -38,6 +39,8 @@ from prefect.flow_engine import load_flow_run, run_flow
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
 from prefect.states import Cancelled, Crashed
+
+from flows.events import CREATIONS, RunEvents, listening
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -74,8 +77,8 @@ class WarmRunner(Runner):
     """
     A runner whose runs begin at once, and end when their process does.
 
-    Prefect has no public way to choose how a runner starts its processes; the one private name set here is why
-    Prefect is pinned to a minor release.
+    Prefect has no public way to choose how a runner starts its processes, nor to have it look for runs when it hears of
+    one; the private names used here are why Prefect is pinned to a minor release.
     """
 
     def __init__(
@@ -95,6 +98,9 @@ class WarmRunner(Runner):
         self._ready = ready
         self._flows = dict(flows)
         self.alive: set[UUID] = set()
+        self._ears = ExitStack()
+        self._look: asyncio.Future[None] | None = None
+        self._heard = False
         self._context = multiprocessing.get_context("forkserver")
         drivers = [module for name in hypervisors for module in DRIVERS[name]]
         modules = [where.partition(":")[0] for where in flows.values()]
@@ -109,12 +115,33 @@ class WarmRunner(Runner):
         if self._ready is not None:
             self._ready.touch()
         self._watch = asyncio.ensure_future(self._settle_lost())
+        loop = asyncio.get_running_loop()
+
+        def hear(_: str) -> None:
+            loop.call_soon_threadsafe(self._look_soon)
+
+        self._ears.enter_context(listening(RunEvents(str(self._client.api_url), CREATIONS), hear))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """End as any runner."""
         self._watch.cancel()
+        await anyio.to_thread.run_sync(self._ears.close)
         await super().__aexit__(*exc_info)
+
+    def _look_soon(self) -> None:
+        """Look for scheduled runs now, not at the next poll; what is heard of during a look is the next one's."""
+        self._heard = True
+        if self._look is None or self._look.done():
+            self._look = asyncio.ensure_future(self._look_now())
+
+    async def _look_now(self) -> None:
+        while self._heard:
+            self._heard = False
+            try:
+                await self._scheduled_run_poller._get_and_submit_flow_runs()  # noqa: SLF001 - as above
+            except (HTTPError, PrefectException):
+                logger.warning("could not look for scheduled runs; there is a next poll", exc_info=True)
 
     async def _settle_abandoned(self) -> None:
         """
