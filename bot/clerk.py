@@ -125,9 +125,8 @@ class Clerk:
         """Change what is no request's state."""
         match command:
             case ScheduleMove(id=name, to=when):
-                old = self._desk.store.find(name)
                 moved = self._desk.move(person, name, when, where=where, raw=raw)
-                self._drop(old, *self._desk.list_taken_back(moved))
+                self._runner.drop_unwanted()
                 return say(f"`{moved.token}` would start at {when}; it must be approved again.")
             case Lock(service=service, reason=reason):
                 self._desk.lock(person, service, reason, where=where, raw=raw)
@@ -205,12 +204,8 @@ class Clerk:
         if request.state is State.RUNNING:
             self._runner.cancel(request)
             return say(f"`{request.token}` is being cancelled: what is half made is undone first.")
-        self._drop(request, *self._desk.list_taken_back(request))
+        self._runner.drop_unwanted()
         return None
-
-    def _drop(self, *requests: Request) -> None:
-        for request in requests:
-            self._runner.drop(request)
 
     def _again(self, asker: Asker, kind: str, name: str, at: datetime, *, raw: str = "") -> Message | None:
         """Retry or roll back once, however often it is asked for, until what came of it is over."""
@@ -283,7 +278,7 @@ class Clerk:
                 old = self._desk.cancel(person, ticket.request_id, where=where)
                 if old.state is State.RUNNING:
                     _check_editable(old)  # it began in this very moment
-                self._drop(old, *self._desk.list_taken_back(old))
+                self._runner.drop_unwanted()
         except ForkyardError as error:
             logger.info("%s: cannot take the place of %s: %s", new.token, ticket.request_id, error)
             self._desk.cancel(person, new.id, where=where)

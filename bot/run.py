@@ -95,6 +95,11 @@ def running_bot(
         )
         listeners = Listeners(load, desk, directory, clerk, replies, client, workers, inbox)
         schedule = Schedule(load, config, desk, client, memory)
+
+        def follow_calendar() -> None:
+            schedule.look()
+            runner.drop_unwanted()
+
         board = Board(
             load,
             desk,
@@ -103,7 +108,7 @@ def running_bot(
             client,
             plan=lambda request: workers.submit(clerk.plan, request),
             woken=woken,
-            calendar=lambda: workers.submit(schedule.look),
+            calendar=lambda: workers.submit(follow_calendar),
             leases=Leases(sights.find_holder, workers.submit),
         )
         app = _make_app(secrets, settings, stack)

@@ -17,7 +17,7 @@ from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import to_scale_request
 from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
-from forkyard.requests.starting import make_key
+from forkyard.requests.starting import WAITS_FOR_RUN, drop_unwanted, make_key
 from forkyard.requests.store import Store
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Runner:
 
     def settle(self, request: Request, progress: Progress | None) -> Request:
         """Put on record that a run is over which could not do so itself."""
-        waits = request.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}
+        waits = request.state in WAITS_FOR_RUN
         if not waits or progress is None or progress.state not in FINAL or request.run_id is None:
             self._over.pop(request.id, None)
             return request
@@ -140,13 +140,12 @@ class Runner:
             raise PermanentError(text)
         self._runs.cancel(request.run_id)
 
-    def drop(self, request: Request) -> None:
-        """Take back the run of a request that will not run; the run would refuse by itself, so this is a courtesy."""
+    def drop_unwanted(self) -> None:
+        """Take back the runs ahead that no request waits for; they would refuse by themselves: this is a courtesy."""
         try:
-            if request.run_id is not None:
-                self._runs.cancel(request.run_id)
+            drop_unwanted(self._desk, self._runs)
         except ForkyardError as error:
-            logger.warning("%s: its scheduled run stays visible: %s", request.token, error)
+            logger.warning("runs that nobody wants any more may still be seen ahead: %s", error)
 
 
 def settle_dead(store: Store, request: Request, progress: Progress) -> Request:

@@ -16,7 +16,7 @@ from pathlib import Path
 from cli.output import emit, make_console, say
 from flows.runs import Runs
 from forkyard.commands import Amount, Approve, Cancel, Deny, Lock, Scale, Unlock
-from forkyard.errors import InvalidRequest
+from forkyard.errors import ForkyardError, InvalidRequest
 from forkyard.estimates import list_runs
 from forkyard.moments import When, read_duration, read_when
 from forkyard.requests import Request, State
@@ -24,7 +24,7 @@ from forkyard.requests.audit import Logged, render
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import plan_now
 from forkyard.requests.plans import PlanRecord
-from forkyard.requests.starting import settle_ended, start_due
+from forkyard.requests.starting import drop_unwanted, settle_ended, start_due
 from forkyard.requests.store import Store, open_store
 from forkyard.roles import LOCAL, Person
 from forkyard.settings import Settings, load_settings
@@ -111,16 +111,19 @@ def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
     """Take a request back; a run that it has is cancelled."""
     with open_desk(config) as (desk, settings):
         request = desk.cancel(find_person(), name, where="terminal", raw=f"{Cancel(name)}")
-        drop_runs(settings, request, *desk.list_taken_back(request))
+        if request.state is State.RUNNING and request.run_id is not None:
+            Runs(settings.prefect.api_url).cancel(request.run_id)
+        else:
+            drop_runs(desk, settings)
         return show_request(request, as_json=as_json)
 
 
-def drop_runs(settings: Settings, *requests: Request) -> None:
-    """Have the runs end that these have."""
-    runs = Runs(settings.prefect.api_url)
-    for request in requests:
-        if request.run_id is not None:
-            runs.cancel(request.run_id)
+def drop_runs(desk: Desk, settings: Settings) -> None:
+    """Take back the runs ahead that no request waits for; without Prefect they are left, and refused by the gate."""
+    try:
+        drop_unwanted(desk, Runs(settings.prefect.api_url))
+    except ForkyardError as error:
+        say(f"runs that nobody wants any more may still be seen ahead; none of them would change anything: {error}")
 
 
 def run_again(config: Path | None, name: str, *, back: bool, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_s
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.calendar import find_leads, load_calendar, tick
 from forkyard.requests.desk import Desk
-from forkyard.requests.starting import settle_ended, start_due
+from forkyard.requests.starting import drop_unwanted, settle_ended, start_due
 from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
@@ -109,6 +109,7 @@ def run_sync(config: Path | None, *, as_json: bool) -> int:
         swept = desk.sweep()
         _plan_waiting(desk)
         started = start_due(desk, runs)
+        drop_unwanted(desk, runs)
     if broken is not None:
         # Only now: what is on record does not depend on it.
         raise broken
@@ -147,9 +148,8 @@ def run_move(config: Path | None, name: str, to: str, *, as_json: bool) -> int:
     """Have it start at another time; it must be approved anew."""
     when = read_when(to.split(), datetime.now(UTC), local_zone())
     with open_desk(config) as (desk, settings):
-        old = desk.store.find(name)
         request = desk.move(find_person(), name, when, where="terminal", raw=f"{ScheduleMove(name, when)}")
-        drop_runs(settings, old, *desk.list_taken_back(request))
+        drop_runs(desk, settings)
     return show_request(request, as_json=as_json)
 
 

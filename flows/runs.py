@@ -27,8 +27,11 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 UNSERVED = timedelta(seconds=30)
 """A run that nobody has begun for so long is not going to be: the process that serves the deployments is away."""
 
-LOOKED_AT = 100
-"""Most runs in one look: Prefect gives at most 200 rows at once, and a run has two artifacts."""
+PAGE = 200
+"""Most rows that Prefect gives at once."""
+
+LOOKED_AT = PAGE // 2
+"""Most runs in one look: a run has two artifacts."""
 
 BUSY = timedelta(seconds=40)
 """How long a server that answers "not now", or not in time, is asked again."""
@@ -140,6 +143,18 @@ class Runs:
         body |= {"state": {"type": "SCHEDULED", **when}}
         created = self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
         return str(created["id"])
+
+    def list_ahead(self) -> dict[str, str]:
+        """The scale runs that are still to begin: by each run's id, the id of the request that it is for."""
+        ahead = {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": ["forkyard"]}}
+        body = {"flow_runs": ahead, "flows": {"name": {"any_": ["scale"]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        listed: dict[str, str] = {}
+        for page in count():
+            found = self._call("POST", "/flow_runs/filter", {**body, "limit": PAGE, "offset": page * PAGE})
+            listed |= {str(run["id"]): str(run["parameters"].get("request_id") or "") for run in found}
+            if len(found) < PAGE:
+                break
+        return listed
 
     def progress(self, run_id: str) -> Progress:
         """How far the run is now."""

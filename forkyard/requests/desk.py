@@ -20,7 +20,7 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import OPEN, Entry, Notice, Request, ServiceLock, State, StateChanged
+from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
@@ -201,7 +201,7 @@ class Desk:
             scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
         steps = make_steps(request, plan, now)
         approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
-        if request.kind == "retry" and request.parent is not None and request.hold_seconds is None and steps:
+        if request.kind == "retry" and request.parent is not None and steps:
             # It has taken over what was to follow.
             cancel_later(self.store, SYSTEM, self.store.get(request.parent))
         return approved
@@ -276,8 +276,9 @@ class Desk:
                 raise StateChanged(request)
             plan = shift(request, to.moment)
             said = replace(entry, decision=State.PLANNED.value)
-            changes = {"start_at": to.moment, "zone": to.zone, "run_id": None, "plan": plan}
-            moved = self.store.move(request, State.PLANNED, said, **changes)
+            moved = self.store.move(
+                request, State.PLANNED, said, start_at=to.moment, zone=to.zone, run_id=None, plan=plan
+            )
         cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
@@ -333,15 +334,8 @@ class Desk:
         """An event goes on without its start: it is asked about until its end."""
         why = f"nobody approved it before its start at {request.start_at:%Y-%m-%d %H:%M} UTC"
         entry = make_entry(request, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
-        request = self.store.move(request, State.PLANNED, entry, start_at=None, run_id=None, error=why)
         text = f"{request.service} to {request.target}: {why}. Approve {request.token} to have it now, or cancel it."
-        self.store.announce(Notice(request, text))
-        return request
-
-    def list_taken_back(self, request: Request) -> list[Request]:
-        """Later steps that were taken back with a request and whose runs are still to be seen ahead of their time."""
-        now, steps = self.store.now(), self.store.list_requests(parent=request.id, states=[State.CANCELLED])
-        return [s for s in steps if s.kind == "later" and s.run_id and s.start_at is not None and s.start_at > now]
+        return self.store.move(request, State.PLANNED, entry, telling=text, start_at=None, run_id=None, error=why)
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""

@@ -45,8 +45,13 @@ def plan_now(
     record = make_record(plan, fleet, start_at=request.start_at)
     begin = request.start_at or clock()
     # What the calendar wants afterwards is known from the beginning.
-    given = request.plan.later if request.plan is not None and request.hold_seconds is None else ()
-    later = find_later(record, request.hold_seconds, begin) or tuple(step for step in given if step[0] > begin)
+    given = request.plan.later if request.plan is not None else ()
+    if request.hold_seconds is None:
+        later = tuple(step for step in given if step[0] > begin)
+    else:
+        # A repeated one goes back to what there was before the first: by now some of its children may be there.
+        back = given[-1][1] if given and request.kind == "retry" else record.current
+        later = find_later(back, request.hold_seconds, begin)
     return replace(record, later=later, expected_seconds=estimate_seconds(runs, record.forks))
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from forkyard.decisions import CALENDAR, find_need
-from forkyard.requests import Entry, Need, Notice, Request, State, StateChanged
+from forkyard.requests import Entry, Need, Request, State, StateChanged
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store
 from forkyard.settings import Settings
@@ -29,10 +29,11 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
-    moved = store.move(
+    return store.move(
         row,
         to,
         make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
+        telling=f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}",
         plan=plan,
         plan_expires=find_expiry(store, settings, row, plan, None),
         need=need,
@@ -43,9 +44,6 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
         kind="" if row.kind == "later" else row.kind,
         error=why,
     )
-    text = f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}"
-    store.announce(Notice(moved, text))
-    return moved
 
 
 def find_expiry(

@@ -102,11 +102,11 @@ def make_record(
     )
 
 
-def find_later(record: PlanRecord, hold_seconds: int | None, begin: datetime) -> tuple[tuple[datetime, int], ...]:
-    """What follows by itself: after its hold the fleet goes back to what there was."""
+def find_later(back: int, hold_seconds: int | None, begin: datetime) -> tuple[tuple[datetime, int], ...]:
+    """What follows by itself: after its hold the fleet goes *back* to what there was."""
     if hold_seconds is None:
         return ()
-    return (((begin + timedelta(seconds=hold_seconds)).replace(microsecond=0), record.current),)
+    return (((begin + timedelta(seconds=hold_seconds)).replace(microsecond=0), back),)
 
 
 def find_step(approved: PlanRecord, at: datetime | None, number: int) -> PlanRecord | None:

@@ -46,9 +46,10 @@ def count_from(request: Request, now: datetime) -> PlanRecord:
     """The plan that is signed: one that begins at once holds from its approval, not from when it was drawn up."""
     if request.plan is None:
         raise StateChanged(request, State.APPROVED)
-    if request.start_at is not None or request.hold_seconds is None:
-        return request.plan
-    return replace(request.plan, later=find_later(request.plan, request.hold_seconds, now))
+    plan = request.plan
+    if request.start_at is not None or request.hold_seconds is None or not plan.later:
+        return plan
+    return replace(plan, later=find_later(plan.later[-1][1], request.hold_seconds, now))
 
 
 def catch_up(plan: PlanRecord, now: datetime) -> PlanRecord:
@@ -59,10 +60,12 @@ def catch_up(plan: PlanRecord, now: datetime) -> PlanRecord:
 
 
 def make_again(old: Request, who: str, kind: str, target: int, now: datetime) -> Request:
-    """A request that repeats or undoes *old*; an event that is repeated keeps what follows."""
+    """A request that repeats or undoes *old*; what is repeated keeps what follows."""
     retry = kind == "retry"
     request_id, plan = new_request_id(), None
-    if retry and old.origin == CALENDAR and old.plan is not None:
+    if retry and old.plan is not None and old.hold_seconds is not None:
+        plan = replace(old.plan, request_id=request_id)
+    elif retry and old.plan is not None and old.origin == CALENDAR:
         plan = replace(catch_up(old.plan, now), request_id=request_id)
         target = plan.target
     return Request(

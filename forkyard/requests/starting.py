@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from forkyard.errors import NotFound
 from forkyard.model import ScaleRequest
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.desk import Desk
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 LOST = timedelta(minutes=30)
 """A direct run without a workflow server that has said nothing for so long was killed: no request takes so long."""
+
+WAITS_FOR_RUN = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
+"""States of a request whose run begins at its moment, or has begun."""
 
 OVER = {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED, "CRASHED": State.FAILED, "CANCELLED": State.CANCELLED}
 """What a run's last state means for a request that the run itself has not settled."""
@@ -53,6 +57,18 @@ class Starter(Protocol):
         ...
 
 
+class Ahead(Protocol):
+    """What knows the runs that are still to begin, and takes them back (`flows.runs.Runs`)."""
+
+    def list_ahead(self) -> Mapping[str, str]:
+        """The runs that are still to begin: by each run's id, the id of the request that it is for."""
+        ...
+
+    def cancel(self, run_id: str) -> None:
+        """Take a run back."""
+        ...
+
+
 def start_due(desk: Desk, runs: Starter) -> list[Request]:
     """Start a run for each request that wants one and has none; returns those, with their runs' ids."""
     started: list[Request] = []
@@ -66,10 +82,31 @@ def start_due(desk: Desk, runs: Starter) -> list[Request]:
     return started
 
 
+def drop_unwanted(desk: Desk, runs: Ahead) -> list[str]:
+    """
+    Take back the runs ahead that no request waits for any more; returns their ids.
+
+    Whatever became of the request: cancelled, moved, sent back, taken out of the calendar, approved for another plan.
+    Such a run would be refused at its moment anyway; until then it would be seen as something that is going to happen.
+    """
+    dropped: list[str] = []
+    # The runs first: a row that is read later is at least as new as the run that was made for it.
+    for run_id, request_id in runs.list_ahead().items():
+        try:
+            row = desk.store.get(request_id)
+        except NotFound:
+            continue  # asked for at a command line that keeps no record
+        named = row.run_id in {None, run_id}
+        if named and row.state in WAITS_FOR_RUN:
+            continue
+        runs.cancel(run_id)
+        dropped.append(run_id)
+    return dropped
+
+
 def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
     """End the requests whose runs are over and have not said so themselves: killed, or cancelled before they began."""
-    open_states = [State.RUNNING, State.SCHEDULED, State.APPROVED]
-    rows = desk.store.list_requests(states=open_states, limit=1000)
+    rows = desk.store.list_requests(states=WAITS_FOR_RUN, limit=1000)
     known = runs.look([row.run_id for row in rows if row.run_id is not None])
     settled: list[Request] = []
     for row in rows:
@@ -109,4 +146,4 @@ def make_key(desk: Desk, request: Request) -> str:
     return f"{request.plan_hash or request.event or 'plan'}{moment}"
 
 
-__all__ = ["Starter", "make_key", "settle_ended", "start_due"]
+__all__ = ["WAITS_FOR_RUN", "Ahead", "Starter", "drop_unwanted", "make_key", "settle_ended", "start_due"]

@@ -75,13 +75,9 @@ class Store:
 
     def announce(self, notice: Notice) -> bool:
         """Keep a notice until it is told; False: it is kept, or was told, already."""
-        digest = hashlib.sha256(notice.text.encode()).hexdigest()[:8]
-        key = notice.key or f"{notice.request.id} {notice.request.version} {digest}"
-        values = {"key": key, "request_id": notice.request.id, "text": notice.text, "at": self.now(), "told": 0}
         try:
             with self._write() as connection:
-                connection.execute(insert(t.notices).values(**values))
-                connection.execute(delete(t.notices).where(t.notices.c.at < self.now() - REMEMBERED))
+                self._announce(connection, notice)
         except IntegrityError:
             return False
         return True
@@ -172,16 +168,29 @@ class Store:
         with self._read() as connection:
             return [_from_row(row) for row in connection.execute(query).mappings()]
 
-    def move(self, request: Request, to: State, entry: Entry, **changes: Any) -> Request:  # noqa: ANN401 - columns
+    def move(
+        self,
+        request: Request,
+        to: State,
+        entry: Entry,
+        *,
+        telling: str = "",
+        **changes: Any,  # noqa: ANN401 - columns
+    ) -> Request:
         """
         Move *request*, as it was read, to a state; *changes* are other fields.
+
+        A notice of *telling* is kept with it: whoever dies right after the move leaves nobody untold.
 
         Raises:
             StateChanged: it moved meanwhile, or *to* may not follow.
         """
         check_move(request, to)
         with self._write() as connection:
-            return self._swap(connection, request, entry, {**changes, "state": to})
+            moved = self._swap(connection, request, entry, {**changes, "state": to})
+            if telling:
+                self._announce(connection, Notice(moved, telling))
+        return moved
 
     def amend(self, request: Request, entry: Entry | None = None, **changes: Any) -> Request:  # noqa: ANN401 - columns
         """Change fields (its message, its run) and not its state; raises StateChanged as `move`."""
@@ -283,6 +292,13 @@ class Store:
         if entry is not None:
             self._log(connection, entry)
         return fresh
+
+    def _announce(self, connection: Connection, notice: Notice) -> None:
+        digest = hashlib.sha256(notice.text.encode()).hexdigest()[:8]
+        key = notice.key or f"{notice.request.id} {notice.request.version} {digest}"
+        values = {"key": key, "request_id": notice.request.id, "text": notice.text, "at": self.now(), "told": 0}
+        connection.execute(insert(t.notices).values(**values))
+        connection.execute(delete(t.notices).where(t.notices.c.at < self.now() - REMEMBERED))
 
     def _get(self, connection: Connection, request_id: str) -> Request:
         row = connection.execute(select(t.requests).where(t.requests.c.id == request_id)).mappings().first()

@@ -10,9 +10,11 @@ from forkyard.approvals import Approval, Kind, sign
 from forkyard.model import ScaleRequest
 from forkyard.names import new_request_id
 from forkyard.requests import Need, Request, State
+from forkyard.requests.desk import Desk
 from forkyard.requests.looking import to_scale_request
-from forkyard.requests.moves import make_entry
+from forkyard.requests.moves import make_entry, send_back
 from forkyard.requests.plans import PlanRecord
+from forkyard.requests.starting import drop_unwanted
 from forkyard.requests.store import Store, open_store
 from forkyard.settings import Settings
 
@@ -38,6 +40,10 @@ def begin(lab: Settings, runs: Runs, request: ScaleRequest, at: datetime | None 
         "config": str(lab.state_dir.parent / "forkyard.toml"),
     }
     return runs.start("scale", parameters, name=request.id[:6], key=request.id, tags=["forkyard"], at=at)
+
+
+def look_at_nothing(settings: Settings, request: Request) -> PlanRecord:
+    raise AssertionError(settings, request)
 
 
 def follow(runs: Runs, run_id: str) -> list[Progress]:
@@ -85,6 +91,31 @@ def test_a_run_that_was_only_begun_in_prefect_is_refused(prefect_lab: Settings, 
     assert store.read_log(about=request.id)[-1].entry.decision == "refused"
 
 
+def test_only_runs_ahead_that_no_request_waits_for_are_taken_back(
+    prefect_lab: Settings, runs: Runs, store: Store
+) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    cancelled, sent_back, wanted, unnamed = (put(store, ahead) for _ in range(4))
+    of = {row.id: begin(prefect_lab, runs, to_scale_request(row), at=ahead) for row in (cancelled, sent_back, wanted)}
+    # Begun by somebody who has not come to name it in its request's row, and by one who keeps no record.
+    of[unnamed.id] = begin(prefect_lab, runs, to_scale_request(unnamed), at=ahead)
+    stranger = ScaleRequest(new_request_id(), "game", 2, "root", datetime.now(UTC))
+    of[stranger.id] = begin(prefect_lab, runs, stranger, at=ahead)
+    for row in (cancelled, sent_back, wanted):
+        store.amend(row, run_id=of[row.id])
+    store.move(store.get(cancelled.id), State.CANCELLED, make_entry(cancelled, "U1", "cancel"))
+    send_back(store, prefect_lab, store.get(sent_back.id), "the fleet is another one", None)
+
+    dropped = drop_unwanted(Desk(store, lambda: prefect_lab, look_at_nothing), runs)
+
+    assert set(dropped) == {of[cancelled.id], of[sent_back.id]}
+    assert {runs.progress(run_id).state for run_id in dropped} == {"CANCELLED"}
+    kept = {of[wanted.id], of[unnamed.id], of[stranger.id]}
+    assert kept <= runs.list_ahead().keys()
+    for run_id in kept:
+        runs.cancel(run_id)
+
+
 def test_an_approved_run_begins_at_its_moment_passes_the_gate_and_puts_its_end_on_record(
     prefect_lab: Settings, runs: Runs, store: Store
 ) -> None:
@@ -93,7 +124,8 @@ def test_an_approved_run_begins_at_its_moment_passes_the_gate_and_puts_its_end_o
     run_id = begin(prefect_lab, runs, to_scale_request(row), at=start)
     assert begin(prefect_lab, runs, to_scale_request(row), at=start) == run_id
     first, *_ = follow(runs, run_id)
-    assert first.state == "SCHEDULED"
+    # Pending: the runner has it already, and waits for the moment.
+    assert first.state in {"SCHEDULED", "PENDING"}
     entries = {logged.entry.action: logged for logged in store.read_log(about=row.id)}
     assert {"start", "finish"} <= set(entries)
     late = (entries["start"].at - start).total_seconds()

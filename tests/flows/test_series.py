@@ -82,6 +82,24 @@ def test_a_start_that_failed_and_is_repeated_has_one_end(office: Office) -> None
     assert steps(office, again, State.SCHEDULED) == [(START + 2 * HOUR, 1)]
 
 
+def test_a_request_for_a_while_that_is_repeated_goes_back_once_to_what_there_was_before_the_first(
+    office: Office,
+) -> None:
+    office.yard.scale(1)
+    first = office.approved(6, hold=HOUR)
+    office.yard.scale(4)
+    office.yard.fake.fail("fork", InvalidRequest("no"))
+    assert not office.run(first)[0].ok
+    office.clock.hands = NOW + HOUR / 2
+    again = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
+    assert again.plan is not None
+    assert (again.plan.current, again.plan.later) == (4, ((NOW + 1.5 * HOUR, 1),))
+    office.clock.hands += timedelta(minutes=5)
+    office.desk.approve(APPROVER, again.token)
+    assert steps(office, first, State.SCHEDULED) == []
+    assert steps(office, again, State.SCHEDULED) == [(NOW + timedelta(minutes=95), 1)]
+
+
 def test_a_moved_event_takes_its_ramp_and_its_end_along(office: Office) -> None:
     found = calendar(office, ramp='ramp = [{ before = "1h", to = 3 }]')
     (told,) = look(office, found)
@@ -98,14 +116,6 @@ def test_an_event_that_has_begun_is_not_moved(office: Office) -> None:
     (missed,) = look(office, calendar(office), START)
     with pytest.raises(InvalidRequest, match="or move the event in the calendar"):
         office.desk.move(ASKER, missed.request.token, When(START + 9 * HOUR, "Z"))
-
-
-def test_runs_of_steps_that_were_taken_back_are_named_so_that_they_can_be_dropped(office: Office) -> None:
-    first = office.approved(4, at=When(NOW + HOUR, "Z"), hold=HOUR)
-    (step,) = office.store.list_requests(parent=first.id)
-    office.store.amend(step, run_id="run-9")
-    office.desk.cancel(ASKER, first.token)
-    assert [row.run_id for row in office.desk.list_taken_back(first)] == ["run-9"]
 
 
 def test_a_rollback_goes_back_to_what_the_run_found(office: Office) -> None:

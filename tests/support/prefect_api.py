@@ -40,6 +40,8 @@ class Script:
                 self.parameters = body["parameters"]
                 return {"id": RUN}
             case "POST", "/api/flow_runs/filter":
+                if "id" not in body["flow_runs"]:
+                    return self._ahead()
                 return [{"id": RUN, "state": {"type": self._state(), "message": self.message}}]
             case "POST", "/api/artifacts/filter":
                 return [found for kind in body["artifacts"]["type"]["any_"] for found in self._artifact(kind)]
@@ -50,6 +52,10 @@ class Script:
         if path == f"/api/flow_runs/{RUN}":
             return {"id": RUN, "state": {"type": self._state(), "message": self.message}}
         raise KeyError(path)
+
+    def _ahead(self) -> list[dict[str, Any]]:
+        ahead = self.parameters and not self.looks and not self.cancelled.is_set()
+        return [{"id": RUN, "parameters": self.parameters}] if ahead else []
 
     def _state(self) -> str:
         if self.cancelled.is_set():

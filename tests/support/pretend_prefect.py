@@ -118,8 +118,7 @@ class PretendPrefect:
                 case "POST", "/api/deployments/a-deployment/create_flow_run":
                     return {"id": self._create(body).id}
                 case "POST", "/api/flow_runs/filter":
-                    wanted = body["flow_runs"]["id"]["any_"]
-                    return [_shape(run) for run in self.runs.values() if run.id in wanted]
+                    return [_shape(run) for run in self.runs.values() if _is_wanted(run, body["flow_runs"])]
                 case "POST", "/api/artifacts/filter":
                     return list(self._artifacts(body["artifacts"]))
             run_id, _, action = path.removeprefix("/api/flow_runs/").partition("/")
@@ -162,8 +161,15 @@ def make_children(token: str, number: int, *, failed: int = 0) -> tuple[ChildRep
     return tuple(found)
 
 
+def _is_wanted(run: Run, wanted: dict[str, Any]) -> bool:
+    if "id" in wanted:
+        return run.id in wanted["id"]["any_"]
+    return run.state in wanted["state"]["type"]["any_"]
+
+
 def _shape(run: Run) -> dict[str, Any]:
-    return {"id": run.id, "name": run.name, "state": {"type": run.state, "message": run.message}}
+    state = {"type": run.state, "message": run.message}
+    return {"id": run.id, "name": run.name, "parameters": run.parameters, "state": state}
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def config(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> I
             places=(PlaceRecord(parent="game", host="here", forks=forks, room=16),),
             start_at=request.start_at,
         )
-        later = find_later(record, request.hold_seconds, request.start_at or datetime.now(UTC))
+        later = find_later(record.current, request.hold_seconds, request.start_at or datetime.now(UTC))
         return PlanRecord(**{name: getattr(record, name) for name in record.__slots__} | {"later": later})
 
     monkeypatch.setattr("cli.requests.plan_now", plan)
