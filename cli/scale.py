@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from cli.failures import AS_ASKED, CAN_BE_MENDED, INTERRUPTED, WENT_WRONG
@@ -139,11 +140,17 @@ def _run_there(runs: Runs, request: ScaleRequest, warrant: str) -> tuple[Ending,
 
 def _follow(runs: Runs, run_id: str, request: ScaleRequest, url: str) -> str:
     from cli.progress import showing  # noqa: PLC0415 - the run is created first, the eye comes after
+    from flows.events import RunEvents, listening  # noqa: PLC0415 - as well
 
     say(f"{request.service}: to {request.target}; look at {url}")
-    message = ""
-    with showing(request) as show:
-        for progress in runs.follow(run_id):
+    message, news = "", Event()
+
+    def hear(of: str) -> None:
+        if of == run_id:
+            news.set()
+
+    with listening(RunEvents(runs.api_url), hear), showing(request) as show:
+        for progress in runs.follow(run_id, news):
             show(progress)
             message = progress.message
     return message

@@ -8,8 +8,9 @@ A courtesy, never a guarantee: events get lost with a connection, and who listen
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from socket import SHUT_RDWR
 from threading import Event, Thread
 from urllib.parse import urlsplit, urlunsplit
 
@@ -40,9 +41,6 @@ ANSWER = 10.0
 PAUSES = (1.0, 10.0)
 """Seconds between two tries to connect: at first, and at most."""
 
-LOOK = 0.5
-"""Seconds after which a quiet stream looks whether it shall end."""
-
 
 class RunEvents:
     """One subscription to the runs' events, which comes back by itself."""
@@ -51,46 +49,55 @@ class RunEvents:
         """Listen to the server whose API is at *api_url*, which ends in /api, for the *wanted* events."""
         self._url, self._wanted = _stream_of(api_url), wanted
         self._stop = Event()
+        self._stream: Connection | None = None
         self.connected = False
         """Whether news would be heard now; what came before must be looked for."""
 
-    def run(self, heard: Callable[[str], None]) -> None:
-        """Tell *heard* the id of each run of which there is news, until stopped."""
+    def run(self, heard: Callable[[str], None], began: Callable[[], None] = lambda: None) -> None:
+        """Tell *heard* the id of each run of which there is news, and *began* of each new connection, until stopped."""
         pause = PAUSES[0]
         while not self._stop.is_set():
             try:
                 with connect(self._url, subprotocols=[PROTOCOL], open_timeout=ANSWER, max_size=None) as stream:
+                    self._stream = stream
                     _subscribe(stream, self._wanted)
                     self.connected, pause = True, PAUSES[0]
+                    began()
                     logger.info("listening to Prefect's events at %s", self._url)
                     self._listen(stream, heard)
             except (OSError, WebSocketException, ValueError, KeyError) as error:
+                if self._stop.is_set():
+                    return
                 # A server that is away, ends, or speaks of something else: there is a next try, and the sweep.
                 level = logging.WARNING if self.connected else logging.DEBUG
                 logger.log(level, "Prefect's events at %s are not heard: %s", self._url, error)
             finally:
-                self.connected = False
+                self.connected, self._stream = False, None
             self._stop.wait(pause)
             pause = min(pause * 2, PAUSES[1])
 
     def stop(self) -> None:
-        """Let `run` end."""
+        """Let `run` end, at once."""
         self._stop.set()
+        stream = self._stream
+        if stream is not None:
+            # Not closed politely, which waits for the server's answer: whoever waited for the run waits no more.
+            with suppress(OSError):
+                stream.socket.shutdown(SHUT_RDWR)
 
     def _listen(self, stream: Connection, heard: Callable[[str], None]) -> None:
         while not self._stop.is_set():
-            try:
-                message = json.loads(stream.recv(timeout=LOOK))
-            except TimeoutError:
-                continue
+            message = json.loads(stream.recv())
             for run_id in _runs_of(message["event"]):
                 heard(run_id)
 
 
 @contextmanager
-def listening(events: RunEvents, heard: Callable[[str], None]) -> Iterator[None]:
-    """Listen in a thread while the block runs."""
-    thread = Thread(target=events.run, args=(heard,), name="run-events", daemon=True)
+def listening(
+    events: RunEvents, heard: Callable[[str], None], began: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Listen in a thread while the block runs; *heard* and *began* as in `RunEvents.run`."""
+    thread = Thread(target=events.run, args=(heard, began), name="run-events", daemon=True)
     thread.start()
     try:
         yield

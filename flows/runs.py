@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPException
 from itertools import count
+from threading import Event
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -86,6 +87,11 @@ class Runs:
         self._base = api_url.rstrip("/")
         self._timeout = timeout.total_seconds()
         self._busy = busy
+
+    @property
+    def api_url(self) -> str:
+        """Where the server's API is."""
+        return self._base
 
     def is_up(self) -> bool:
         """Whether the server answers; one that is only slow is given time."""
@@ -179,9 +185,11 @@ class Runs:
             for run in runs
         }
 
-    def follow(self, run_id: str) -> Iterator[Progress]:
+    def follow(self, run_id: str, news: Event | None = None) -> Iterator[Progress]:
         """
         Yield the run's progress whenever it changes; the last one is final.
+
+        Whoever hears of the run (`flows.events`) sets *news*, and it is looked at once; without, it is a poll.
 
         Raises:
             Unavailable: nobody begins the run, or the server went away.
@@ -189,10 +197,10 @@ class Runs:
         """
         last: Progress | None = None
         while last is None or not last.final:
-            last = self._next(run_id, last)
+            last = self._next(run_id, last, news)
             yield last
 
-    def _next(self, run_id: str, last: Progress | None) -> Progress:
+    def _next(self, run_id: str, last: Progress | None, news: Event | None) -> Progress:
         looks = count()
 
         def look() -> Progress | None:
@@ -209,6 +217,7 @@ class Runs:
                 timeout=UNSERVED if waits else QUIET,
                 interval=timedelta(seconds=0.1 if last and last.percent >= ALL_DONE else 0.4),
                 slowest=timedelta(seconds=0.8),
+                news=news,
             )
         except NotReady as error:
             text = (

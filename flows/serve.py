@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from forkyard.settings import Settings
 
-POLL = timedelta(seconds=0.5)
-"""Time between two looks for scheduled runs: half of it is added to each start, and each costs the server some ms."""
+POLL = timedelta(seconds=3)
+"""Time between two looks for scheduled runs; the server tells of each new one at once, so this is for what got lost."""
 
 SWEEP = timedelta(minutes=10)
 """Time between two sweeps of the reaper, for each service."""

@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 PRELOADED = (
     *("prefect.flow_engine", "prefect.task_engine", "prefect.engine", "prefect.concurrency._sync"),
     *("prefect.utilities.visualization", "anyio._backends._asyncio", "encodings.idna", "rich._emoji_codes"),
+    # Where a run's process begins.
+    "flows.warm",
     # What `open_world` and the first child would else pay, half a second of CPU together with a driver.
     *("forkyard.registry.consul", "forkyard.balancer.nginx"),
     *("forkyard.requests.gate", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql"),
@@ -117,10 +119,11 @@ class WarmRunner(Runner):
         self._watch = asyncio.ensure_future(self._settle_lost())
         loop = asyncio.get_running_loop()
 
-        def hear(_: str) -> None:
+        def look() -> None:
             loop.call_soon_threadsafe(self._look_soon)
 
-        self._ears.enter_context(listening(RunEvents(str(self._client.api_url), CREATIONS), hear))
+        events = RunEvents(str(self._client.api_url), CREATIONS)
+        self._ears.enter_context(listening(events, lambda _: look(), look))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

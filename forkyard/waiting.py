@@ -25,12 +25,14 @@ def wait_for(
     interval: timedelta = timedelta(milliseconds=50),
     slowest: timedelta = timedelta(milliseconds=500),
     stop: Event | None = None,
+    news: Event | None = None,
 ) -> T:
     """
     Repeat *look* until it has given a value *successes* times in a row; return the last value.
 
     The pause between looks grows by half from *interval* to *slowest*, so that a short wait is
-    noticed at once and a long one costs little.
+    noticed at once and a long one costs little. Whoever knows that there is something to see sets *news*: it is
+    cleared, and the next look comes at once (*stop* is then noticed after a pause).
 
     Raises:
         NotReady: *timeout* passed, or *stop* was set; the message names *what* and the last reason.
@@ -38,7 +40,11 @@ def wait_for(
     deadline = time.monotonic() + timeout.total_seconds()
     pause, row, reason = interval.total_seconds(), 0, None
     stop = stop or Event()
+    wake = news or stop
     while True:
+        if news is not None:
+            # Before the look: what is told during it is worth another one.
+            news.clear()
         try:
             value = look()
             reason = None
@@ -48,7 +54,9 @@ def wait_for(
         if value is not None and row >= successes:
             return value
         left = deadline - time.monotonic()
-        if left <= 0 or stop.wait(min(pause, left)):
+        if left > 0:
+            wake.wait(min(pause, left))
+        if left <= 0 or stop.is_set():
             text = f"{what}: not within {timeout.total_seconds():g} s" + (f" ({reason})" if reason else "")
             raise NotReady(text) from reason
         pause = min(pause * 1.5, slowest.total_seconds()) if value is None else pause

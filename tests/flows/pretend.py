@@ -45,9 +45,9 @@ def _describe(yard: Yard) -> dict[str, object]:
 
 
 async def serve(ready: Path) -> None:
-    """Serve the flow from a warm process, as the lab's are served."""
+    """Serve the flow from a warm process, as the lab's are served, but for its polls: runs begin when heard of."""
     where = {"pretend": "tests.flows.pretend:pretend"}
-    runner = WarmRunner(where, ready=ready, query_seconds=0.5, pause_on_shutdown=False)
+    runner = WarmRunner(where, ready=ready, query_seconds=3600, pause_on_shutdown=False)
     await runner.aadd_deployment(await pretend.ato_deployment(name="pretend"))
     await runner.start()
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from flows.events import RunEvents, listening
 from flows.runs import FINAL, Progress, Runs, ServerAway
 from forkyard.errors import NotFound
 from forkyard.names import new_request_id
@@ -81,6 +83,15 @@ class Run:
         return found
 
 
+def test_news_of_a_run_are_looked_at_at_once(runs: Runs, tmp_path: Path) -> None:
+    heard = Event()
+    run = Run(runs, tmp_path, 1)
+    with listening(RunEvents(runs.api_url), lambda of: heard.set() if of == run.id else None):
+        *_, last = runs.follow(run.id, heard)
+    assert last.final
+    run.wait()
+
+
 def test_a_run_is_followed_to_its_result(runs: Runs, tmp_path: Path) -> None:
     run = Run(runs, tmp_path, 3)
     last = run.wait()
@@ -90,6 +101,11 @@ def test_a_run_is_followed_to_its_result(runs: Runs, tmp_path: Path) -> None:
     assert (result["ok"], result["wanted"], result["serving"], len(result["children"])) == (True, 3, 3, 3)
     assert result["run_url"].endswith(f"/runs/flow-run/{run.id}")
     assert runs.results("game")[0]["request_id"] == run.id
+
+
+def test_a_run_is_begun_as_soon_as_the_server_tells_of_it(runs: Runs, tmp_path: Path) -> None:
+    # The runner of these tests looks by itself once an hour.
+    Run(runs, tmp_path, 1).process()
 
 
 def test_each_run_is_a_process_of_its_own(runs: Runs, tmp_path: Path) -> None:

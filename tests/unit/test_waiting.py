@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from threading import Event
 
 import pytest
 
 from forkyard.errors import PermanentError, Unavailable
-from forkyard.waiting import patiently
+from forkyard.waiting import patiently, wait_for
 
 SOON = timedelta(seconds=0.2)
 
@@ -53,3 +54,17 @@ def test_what_is_wrong_for_good_is_not_asked_again() -> None:
     with pytest.raises(PermanentError):
         patiently(call, timeout=SOON)
     assert calls == [1]
+
+
+def test_news_has_the_next_look_at_once_and_news_of_before_is_forgotten() -> None:
+    news, looks = Event(), list[bool]()
+    news.set()
+
+    def look() -> bool | None:
+        looks.append(news.is_set())
+        news.set()
+        return True if len(looks) == 3 else None
+
+    hour = timedelta(hours=1)
+    assert wait_for(look, what="it", timeout=hour, interval=hour, slowest=hour, news=news)
+    assert looks == [False, False, False]
