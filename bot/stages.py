@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from forkyard.model import Phase
 from forkyard.report import ChildReport
-from forkyard.stages import Stage, make_stage
+from forkyard.stages import Stage, make_stages
 
 TITLES = {
     Phase.FORKED: "fork the parent",
@@ -19,8 +19,7 @@ TITLES = {
 
 def sum_up(children: Sequence[ChildReport]) -> tuple[Stage, ...]:
     """The stages of a finished run that any child came to."""
-    stages = [make_stage(phase, [child.intervals for child in children]) for phase in TITLES]
-    return tuple(stage for stage in stages if stage.total)
+    return make_stages(child.intervals for child in children)
 
 
 def status_of(stages: Sequence[Stage], number: int, *, over: bool) -> str:

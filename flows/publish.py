@@ -24,7 +24,7 @@ from prefect.exceptions import PrefectException
 from forkyard.model import StepKind
 from forkyard.picture import render_data_uri, render_timeline
 from forkyard.report import DOWN, UP, Report, make_rows, render_markdown, report_to_json
-from forkyard.stages import make_stage, write_stages
+from forkyard.stages import make_stages, write_stages
 from tasks.work import Work
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,7 @@ def describe_progress(work: Work) -> tuple[float, str]:
     if plan is None:
         return 0.0, "observing the fleet"
     forks, children = len(plan.of(StepKind.FORK)), work.journal.intervals().values()
-    numbers = dict.fromkeys(UP, forks) | dict.fromkeys(DOWN, len(plan.steps) - forks)
-    stages = [make_stage(phase, children, number) for phase, number in numbers.items() if number]
+    stages = make_stages(children, dict.fromkeys(UP, forks) | dict.fromkeys(DOWN, len(plan.steps) - forks))
     total, came = sum(stage.total for stage in stages), sum(stage.done for stage in stages)
     return (round(100 * came / total, 1) if total else 100.0), write_stages(stages) or "nothing to do"
 

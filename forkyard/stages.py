@@ -5,7 +5,8 @@ The words are what a run publishes while it works; whoever follows it (the comma
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from forkyard.model import Phase
@@ -32,20 +33,33 @@ class Stage:
         return self.done >= self.total
 
 
-def make_stage(phase: Phase, children: Iterable[Sequence[Interval]], total: int | None = None) -> Stage:
+def make_stages(children: Iterable[Sequence[Interval]], totals: Mapping[Phase, int] | None = None) -> tuple[Stage, ...]:
     """
-    Count one stage over the intervals of all children.
+    Count the stages over the intervals of all children.
 
-    *total* children are to come through while it goes on; without it the request is over, and those that tried count.
+    *totals* are how many are to come through which stage while the request goes on; without them it is over, and of
+    each stage those that tried it count.
     """
-    tried = [[i for i in intervals if i.phase is phase] for intervals in children]
-    tries = [i for intervals in tried for i in intervals]
-    came = sum(any(i.ok for i in intervals) for intervals in tried)
-    wanted = sum(bool(intervals) for intervals in tried) if total is None else total
+    tries: dict[Phase, list[Interval]] = {}
+    tried, came = Counter[Phase](), Counter[Phase]()
+    for intervals in children:
+        for interval in intervals:
+            tries.setdefault(interval.phase, []).append(interval)
+        tried.update({interval.phase for interval in intervals})
+        came.update({interval.phase for interval in intervals if interval.ok})
+    wanted = tried if totals is None else totals
+    return tuple(
+        _make(phase, tries.get(phase, ()), came[phase], wanted[phase], over=totals is None)
+        for phase in STAGES
+        if wanted.get(phase)
+    )
+
+
+def _make(phase: Phase, tries: Sequence[Interval], came: int, wanted: int, *, over: bool) -> Stage:
     # A replaced child comes to a phase twice; more than all is not said.
     done = min(came, wanted)
-    over = total is None or done >= wanted
-    seconds = max(i.end for i in tries) - min(i.start for i in tries) if tries and over else None
+    known = tries and (over or done >= wanted)
+    seconds = max(i.end for i in tries) - min(i.start for i in tries) if known else None
     return Stage(phase, done, wanted, seconds, sum(not i.ok for i in tries))
 
 
@@ -70,4 +84,4 @@ def _write(stage: Stage) -> str:
     return f"{stage.phase.value} {stage.done} of {stage.total}{took}{failed}"
 
 
-__all__ = ["Stage", "make_stage", "read_stages", "write_stages"]
+__all__ = ["Stage", "make_stages", "read_stages", "write_stages"]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from forkyard.model import Phase
 from forkyard.report import STAGES, Interval
-from forkyard.stages import Stage, make_stage, read_stages, write_stages
+from forkyard.stages import Stage, make_stages, read_stages, write_stages
 
 FORKED, IDENTIFIED = Phase.FORKED, Phase.IDENTIFIED
 
@@ -17,25 +17,28 @@ CHILDREN = [
 
 
 def test_a_stage_that_all_came_through_says_how_long_it_took_from_the_first_to_the_last() -> None:
-    assert make_stage(FORKED, CHILDREN, 2) == Stage(FORKED, 2, 2, seconds=0.5)
+    assert make_stages(CHILDREN, {FORKED: 2}) == (Stage(FORKED, 2, 2, seconds=0.5),)
 
 
 def test_a_stage_under_way_counts_who_came_and_which_tries_failed_and_has_no_time_yet() -> None:
-    assert make_stage(IDENTIFIED, CHILDREN, 2) == Stage(IDENTIFIED, 1, 2, None, failed=2)
+    assert make_stages(CHILDREN, {IDENTIFIED: 2}) == (Stage(IDENTIFIED, 1, 2, None, failed=2),)
 
 
-def test_a_stage_of_a_request_that_is_over_counts_those_that_tried_and_has_its_time() -> None:
-    assert make_stage(IDENTIFIED, CHILDREN) == Stage(IDENTIFIED, 1, 2, 1.8, failed=2)
-    assert make_stage(Phase.SERVING, CHILDREN) == Stage(Phase.SERVING, 0, 0)
+def test_a_stage_that_nobody_has_come_to_is_there_and_one_that_nobody_goes_through_is_not() -> None:
+    assert make_stages([], {FORKED: 2, Phase.RETIRED: 0}) == (Stage(FORKED, 0, 2),)
+
+
+def test_a_request_that_is_over_has_the_stages_that_were_tried_each_with_its_time() -> None:
+    assert make_stages(CHILDREN) == (Stage(FORKED, 2, 2, 0.5), Stage(IDENTIFIED, 1, 2, 1.8, failed=2))
 
 
 def test_a_replaced_child_makes_no_more_than_all() -> None:
-    assert make_stage(FORKED, CHILDREN, 1).done == 1
+    assert make_stages(CHILDREN, {FORKED: 1})[0].done == 1
 
 
 def test_the_words_are_short() -> None:
-    stages = [make_stage(FORKED, CHILDREN, 2), make_stage(IDENTIFIED, CHILDREN, 2)]
-    assert write_stages(stages) == "forked 2 of 2 in 0.5 s, identified 1 of 2 (2 failed)"
+    words = write_stages(make_stages(CHILDREN, {FORKED: 2, IDENTIFIED: 2}))
+    assert words == "forked 2 of 2 in 0.5 s, identified 1 of 2 (2 failed)"
 
 
 def test_words_that_are_no_stage_are_passed_over() -> None:

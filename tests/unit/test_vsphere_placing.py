@@ -31,8 +31,6 @@ def make_parent(number: int) -> ParentRow:
         uuid=str(number),
         created=datetime(2026, 1, 1, tzinfo=UTC),
         memory_bytes=2 * GIB,
-        disk_levels=1,
-        adapters=(),
         folder=None,
         pool=None,
         datastores=("store-1",),
@@ -111,9 +109,9 @@ def test_a_busy_host_takes_nothing() -> None:
 
 
 def test_a_running_parent_is_bounded_by_its_disks_chain() -> None:
-    parent = replace(make_parent(0), frozen=False, disk_levels=230)
+    parent = replace(make_parent(0), frozen=False)
     settings = replace(SETTINGS, fork_running_parents=True)
-    (place,) = make_placements([parent], make_inventory(1), settings, addresses=1000)
+    (place,) = make_placements([parent], make_inventory(1), settings, addresses=1000, disk_levels={parent.id: 230})
     assert (place.room, place.limited_by) == (9, "disk chain of a running parent")
 
 

@@ -28,7 +28,7 @@ from forkyard.hypervisors.vsphere.customizing import POWER
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.faults import DuplicateName, translate_fault
 from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader, ParentRow, VmRow
 from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import MOST_LEVELS
 from forkyard.hypervisors.vsphere.session import Session
@@ -78,7 +78,7 @@ class Cloner:
         self._checks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def clone(self, spec: ForkSpec, parent: ParentRow, taken: set[str], deadline: Deadline) -> Made:
+    def clone(self, spec: ForkSpec, parent: ParentRow, devices: Devices, taken: set[str], deadline: Deadline) -> Made:
         """
         Make the child, or find the one that an earlier attempt made.
 
@@ -88,12 +88,12 @@ class Cloner:
             PermanentError: the name belongs to somebody else.
             OutcomeUnknown: begun, and not known to be finished.
         """
-        self._check_state(parent)
+        self._check_state(parent, devices)
         with self._slot(parent, deadline):
             address = self._addresses.claim(taken)
             mark = Mark(spec.stamp, parent.id, address, datetime.now(UTC))
             try:
-                return self._make(spec, parent, mark, deadline)
+                return self._make(spec, parent, devices, mark, deadline)
             except DuplicateName:
                 self._addresses.release(address)
                 return self._find_made(spec, parent, deadline)
@@ -104,7 +104,7 @@ class Cloner:
                 self._addresses.release(address)
                 raise
 
-    def _make(self, spec: ForkSpec, parent: ParentRow, mark: Mark, deadline: Deadline) -> Made:
+    def _make(self, spec: ForkSpec, parent: ParentRow, devices: Devices, mark: Mark, deadline: Deadline) -> Made:
         values = {
             guestinfo.STAMP: guestinfo.render_mark(mark),
             # A child inherits its parent's values: what was said to the parent is not said to it.
@@ -115,7 +115,7 @@ class Cloner:
         }
         location = self._places.location_of(parent)
         bios_uuid = guestinfo.make_bios_uuid(spec.stamp.fork_id)
-        clone = make_clone_spec(spec.name, bios_uuid, values, parent.adapters, location)
+        clone = make_clone_spec(spec.name, bios_uuid, values, devices.adapters, location)
         source = self._session.find(vim.VirtualMachine, parent.id)
         what = f"{spec.name}: Instant Clone of {parent.name} on {spec.placement.host}"
         with self._stream.watching() as watch:
@@ -124,13 +124,10 @@ class Cloner:
             watch.add(task)
             child = watch.wait_for_task(task, what=what, deadline=deadline)
             made = self._session.find(vim.VirtualMachine, moid(child))
-            mac = self._wait_for_mac(watch, made, parent, what, deadline)
+            mac = self._wait_for_mac(watch, made, what, deadline)
         return Made(moid(made), mark, mac)
 
-    def _wait_for_mac(self, watch: Watch, vm: Managed, parent: ParentRow, what: str, deadline: Deadline) -> str:
-        if not parent.adapters:
-            text = f"{parent.name}: it has no network adapter, and a child without one serves nobody. Add one."
-            raise PermanentError(text)
+    def _wait_for_mac(self, watch: Watch, vm: Managed, what: str, deadline: Deadline) -> str:
         watch.add(vm)
 
         def look() -> str | None:
@@ -164,7 +161,7 @@ class Cloner:
         mac = row.mac or self._reader.read_mac(row.id, deadline=deadline)
         return Made(row.id, row.mark, mac, identified=row.mac is not None)
 
-    def _check_state(self, parent: ParentRow) -> None:
+    def _check_state(self, parent: ParentRow, devices: Devices) -> None:
         if not parent.powered_on or not (parent.frozen or self._settings.fork_running_parents):
             state = "runs and is not frozen" if parent.powered_on else "does not run"
             text = (
@@ -172,9 +169,12 @@ class Cloner:
                 f"or set vsphere.fork_running_parents."
             )
             raise NotFound(text)
-        if not parent.frozen and parent.disk_levels >= MOST_LEVELS:
+        if not devices.adapters:
+            text = f"{parent.name}: it has no network adapter, and a child without one serves nobody. Add one."
+            raise PermanentError(text)
+        if not parent.frozen and devices.disk_levels >= MOST_LEVELS:
             text = (
-                f"parent {parent.name}: its disk has {parent.disk_levels} levels, and vSphere allows {MOST_LEVELS}. "
+                f"parent {parent.name}: its disk has {devices.disk_levels} levels, and vSphere allows {MOST_LEVELS}. "
                 f"Freeze it: forks of a frozen parent add none."
             )
             raise PermanentError(text)

@@ -112,7 +112,8 @@ class VsphereHypervisor:
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
         chosen = self._places.find_datastore()
         store = moid(chosen) if chosen is not None else None
-        return make_placements(parents, inventory, self._vsphere, addresses=free, datastore=store)
+        levels = {row.id: self._parents.devices(row.id).disk_levels for row in parents if self._forks_running(row)}
+        return make_placements(parents, inventory, self._vsphere, addresses=free, datastore=store, disk_levels=levels)
 
     def list_hosts(self) -> set[str]:
         """The names of all hosts that children could run on now."""
@@ -157,7 +158,8 @@ class VsphereHypervisor:
         deadline = Deadline(timeout)
         parent = self._parents.get(spec.placement.parent, deadline=deadline)
         try:
-            made = self._cloner.clone(spec, parent, self._taken(), deadline)
+            devices = self._parents.devices(parent.id, deadline=deadline)
+            made = self._cloner.clone(spec, parent, devices, self._taken(), deadline)
         except NotFound:
             self._parents.forget(parent.id)
             raise
@@ -192,12 +194,12 @@ class VsphereHypervisor:
         )
         if known.identified:
             return self._read_report(known, deadline)
-        parent = self._parents.get(known.parent or "", deadline=deadline)
+        adapters = self._parents.devices(known.parent or "", deadline=deadline).adapters
         guest = make_guest(self.session, self._stream, vm, known.name)
         by_tools = self._vsphere.customize == "tools"
         way = GuestTools(guest, self._vsphere) if by_tools else guest
         note = guestinfo.render_note(known.stamp, known.address or "")
-        report = way.identify(identity, known.mac or "", parent.adapters, note, deadline)
+        report = way.identify(identity, known.mac or "", adapters, note, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -247,6 +249,9 @@ class VsphereHypervisor:
         except wire.WireError as error:
             message = f"{known.name}: its report on record cannot be read: {error}. Destroy it and fork another."
             raise VerificationFailed(message) from error
+
+    def _forks_running(self, row: ParentRow) -> bool:
+        return row.powered_on and not row.frozen and self._vsphere.fork_running_parents
 
     def _find_parents(self, asked: str, inventory: Inventory, deadline: Deadline) -> tuple[str, list[ParentRow]]:
         service = self._services.get(asked)

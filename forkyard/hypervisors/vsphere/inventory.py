@@ -2,7 +2,7 @@
 What vCenter has, read in one call: VMs with what concerns us of them, hosts and datastores.
 
 Only the few properties that count are asked for, single values of `extraConfig` among them: whole VMs would be a
-hundred times as much. A parent's devices are read apart and seldom.
+hundred times as much. The devices of a parent are read apart, and only of one that is forked.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -44,9 +44,10 @@ _DATASTORE_PATHS = (
     *("name", "summary.capacity", "summary.freeSpace", "summary.accessible", "summary.maintenanceMode"),
     "overallStatus",
 )
+_DEVICES = "config.hardware.device"
 _PARENT_PATHS = (
     *("name", "config.uuid", "config.instanceUuid", "config.createDate", "config.hardware.memoryMB"),
-    *("config.hardware.device", "runtime.powerState", _FROZEN, "runtime.host", "parent", "resourcePool", "datastore"),
+    *("runtime.powerState", _FROZEN, "runtime.host", "parent", "resourcePool", "datastore"),
     option_path(guestinfo.REQUEST),
 )
 
@@ -96,7 +97,7 @@ class DatastoreRow:
 
 @dataclass(frozen=True, slots=True)
 class ParentRow:
-    """One parent, with all that a fork of it needs."""
+    """One parent, without its devices."""
 
     id: str
     name: str
@@ -106,13 +107,19 @@ class ParentRow:
     uuid: str
     created: datetime | None
     memory_bytes: int
-    disk_levels: int
-    adapters: tuple[Managed, ...]
     folder: Managed
     pool: Managed
     datastores: tuple[str, ...]
     request: str
     """The last request to its guest: a freeze's id tells when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What a fork needs of a parent's devices, which are a hundred times as much to read as the rest of it."""
+
+    adapters: tuple[Managed, ...]
+    disk_levels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +181,7 @@ class InventoryReader:
         return _option(rows[0][1], path) if rows else ""
 
     def read_parents(self, vms: Iterable[str], *, deadline: Deadline | None = None) -> list[ParentRow]:
-        """Look at these parents, devices included; what is gone is left out."""
+        """Look at these parents; what is gone is left out."""
         refs = [self._session.find(vim.VirtualMachine, vm) for vm in vms]
         return [_parent_row(ref, values) for ref, values in self._read_refs(refs, _PARENT_PATHS, deadline)]
 
@@ -190,13 +197,18 @@ class InventoryReader:
             if one.key in wanted and one.value == value
         }
 
+    def read_devices(self, vm: str, *, deadline: Deadline | None = None) -> Devices | None:
+        """Look at a VM's devices; None when it is not there."""
+        rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], (_DEVICES,), deadline)
+        if not rows:
+            return None
+        devices = list(rows[0][1].get(_DEVICES) or ())
+        return Devices(tuple(list_adapters(devices)), count_disk_levels(devices))
+
     def read_mac(self, vm: str, *, deadline: Deadline | None = None) -> str:
         """Read the MAC of a VM's first network adapter; empty when it has none."""
-        path = "config.hardware.device"
-        for _, values in self._read_refs([self._session.find(vim.VirtualMachine, vm)], (path,), deadline):
-            for adapter in list_adapters(values.get(path) or ()):
-                return str(adapter.macAddress).lower()
-        return ""
+        devices = self.read_devices(vm, deadline=deadline)
+        return str(devices.adapters[0].macAddress).lower() if devices is not None and devices.adapters else ""
 
     def find_by_name(self, folder: Managed, name: str, *, deadline: Deadline | None = None) -> VmRow | None:
         """Look at what has this name in a folder; None when nothing has."""
@@ -345,7 +357,6 @@ def _datastore_row(ref: Managed, values: Mapping[str, Any]) -> DatastoreRow:
 
 
 def _parent_row(ref: Managed, values: Mapping[str, Any]) -> ParentRow:
-    devices = list(values.get("config.hardware.device") or ())
     host = values.get("runtime.host")
     return ParentRow(
         id=moid(ref),
@@ -356,8 +367,6 @@ def _parent_row(ref: Managed, values: Mapping[str, Any]) -> ParentRow:
         uuid=str(values.get("config.instanceUuid") or values.get("config.uuid") or moid(ref)),
         created=values.get("config.createDate"),
         memory_bytes=int(values.get("config.hardware.memoryMB") or 0) << 20,
-        disk_levels=count_disk_levels(devices),
-        adapters=tuple(list_adapters(devices)),
         folder=values.get("parent"),
         pool=values.get("resourcePool"),
         datastores=tuple(moid(store) for store in values.get("datastore") or ()),

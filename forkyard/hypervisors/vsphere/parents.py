@@ -17,11 +17,11 @@ from fnmatch import fnmatchcase
 from forkyard.errors import InvalidRequest, NotFound
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.inventory import Devices, Inventory, InventoryReader, ParentRow, VmRow
 from forkyard.hypervisors.vsphere.session import Session
 
 FRESH = 60.0
-"""Seconds for which a parent's devices are believed: they change only by somebody's hand."""
+"""Seconds for which a parent and its devices are believed: they change only by somebody's hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,11 @@ class ParentFinder:
         self._reader = reader
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, ParentRow]] = {}
+        self._devices: dict[str, tuple[float, Devices]] = {}
+        self._turns: dict[str, threading.Lock] = {}
 
     def list_parents(self, rule: str, inventory: Inventory, *, deadline: Deadline | None = None) -> list[ParentRow]:
-        """Every parent by *rule*, frozen or not, by name; as *inventory* has it, its devices as of a moment ago."""
+        """Every parent by *rule*, frozen or not, by name; as *inventory* has it, the rest as of a moment ago."""
         rows = self._candidates(parse_rule(rule), inventory)
         with self._lock:
             now = time.monotonic()
@@ -77,7 +79,7 @@ class ParentFinder:
 
     def get(self, parent: str, *, deadline: Deadline | None = None) -> ParentRow:
         """
-        The VM of that id with its devices, as it was a moment ago at the most.
+        The VM of that id, as it was a moment ago at the most.
 
         Raises:
             NotFound: no such VM.
@@ -89,21 +91,41 @@ class ParentFinder:
             # Under the lock: of a hundred forks that begin together one asks, and the others wait for its answer.
             found = self._reader.read_parents([parent], deadline=deadline)
             if not found:
-                text = (
-                    f"parent {parent}: there is no such VM any more. Look at `forkyard parent list`, and scale again."
-                )
-                raise NotFound(text)
+                raise _gone(parent)
             self._known[parent] = (time.monotonic(), found[0])
             return found[0]
+
+    def devices(self, parent: str, *, deadline: Deadline | None = None) -> Devices:
+        """
+        The devices of the VM of that id, as they were a moment ago at the most.
+
+        Raises:
+            NotFound: no such VM.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(parent, threading.Lock())
+        # Forks of one parent wait for the one that asks; those of others do not.
+        with turn:
+            seen, known = self._devices.get(parent, (0.0, None))
+            if known is not None and time.monotonic() - seen < FRESH:
+                return known
+            found = self._reader.read_devices(parent, deadline=deadline)
+            if found is None:
+                raise _gone(parent)
+            self._devices[parent] = (time.monotonic(), found)
+            return found
 
     def forget(self, parent: str) -> None:
         """Look anew the next time."""
         with self._lock:
             self._known.pop(parent, None)
+            self._devices.pop(parent, None)
 
     def _remember(self, parents: Iterable[ParentRow]) -> None:
         with self._lock:
-            self._known.update({parent.id: (time.monotonic(), parent) for parent in parents})
+            for parent in parents:
+                self._known[parent.id] = (time.monotonic(), parent)
+                self._devices.pop(parent.id, None)
 
     def _candidates(self, rule: Rule, inventory: Inventory) -> list[VmRow]:
         own = [vm for vm in inventory.vms if vm.mark is None]
@@ -131,6 +153,10 @@ class ParentFinder:
             text = f"{rule.what}: vCenter has no custom attribute of this name. Mend services.*.parent."
             raise NotFound(text)
         return self._reader.list_by_attribute(keys, rule.value)
+
+
+def _gone(parent: str) -> NotFound:
+    return NotFound(f"parent {parent}: there is no such VM any more. Look at `forkyard parent list`, and scale again.")
 
 
 def _keys_of(manager: Managed, name: str) -> set[int]:

@@ -7,6 +7,7 @@ room, the addresses) is dealt out evenly, so that the sum of all rooms is never 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from forkyard.hypervisors.vsphere.inventory import DatastoreRow, HostRow, Inventory, ParentRow
 from forkyard.model import Placement, VmId
@@ -36,15 +37,21 @@ def make_placements(
     *,
     addresses: int,
     datastore: str | None = None,
+    disk_levels: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Placement]:
     """
     A placement for each parent that can be forked now, the roomiest first; those without room at the end.
 
-    *datastore* is the id of the one that takes all children; without it each goes where its parent is.
+    *datastore* is the id of the one that takes all children; without it each goes where its parent is. *disk_levels*
+    are those of the parents that run, by their ids.
     """
     usable = [parent for parent in parents if _can_fork(parent, inventory, settings)]
     stores = {parent.id: choose_datastore(parent, inventory.datastores, datastore) for parent in usable}
     rooms = _deal_out(usable, stores, inventory, settings, addresses)
+    for parent in usable:
+        if not parent.frozen:
+            left = MOST_LEVELS - _SPARE_LEVELS - disk_levels.get(parent.id, 0)
+            rooms[parent.id].append(Room(max(0, left), "disk chain of a running parent"))
     found = [
         Placement(
             parent=VmId(parent.id),
@@ -69,14 +76,10 @@ def choose_datastore(
     return next((datastores[store] for store in wanted if store in datastores), None)
 
 
-def _own_rooms(parent: ParentRow, host: HostRow) -> list[Room]:
-    """What bounds this parent and no other."""
-    rooms: list[Room] = []
-    if host.cpu_mhz and host.cpu_used >= _BUSY * host.cpu_mhz:
-        rooms.append(Room(0, "cpu"))
-    if not parent.frozen:
-        rooms.append(Room(max(0, MOST_LEVELS - _SPARE_LEVELS - parent.disk_levels), "disk chain of a running parent"))
-    return rooms
+def _own_rooms(host: HostRow) -> list[Room]:
+    """What bounds the parents on a host, each by itself."""
+    busy = host.cpu_mhz and host.cpu_used >= _BUSY * host.cpu_mhz
+    return [Room(0, "cpu")] if busy else []
 
 
 def _count_in_memory(parents: Iterable[ParentRow], host: HostRow, settings: VsphereSettings) -> int:
@@ -100,7 +103,7 @@ def _deal_out(
     addresses: int,
 ) -> dict[str, list[Room]]:
     everybody = [parent.id for parent in parents]
-    rooms = {parent.id: _own_rooms(parent, inventory.hosts[parent.host or ""]) for parent in parents}
+    rooms = {parent.id: _own_rooms(inventory.hosts[parent.host or ""]) for parent in parents}
     for host in {parent.host or "": inventory.hosts[parent.host or ""] for parent in parents}.values():
         users = [parent for parent in parents if parent.host == host.id]
         _share(rooms, [parent.id for parent in users], _count_in_memory(users, host, settings), "memory")
