@@ -5,7 +5,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -18,6 +18,8 @@ from forkyard.reap import find_orphans
 from forkyard.settings import Settings
 
 _SECONDS = 3.0
+_NAMED = 3
+"""Parents named one by one; a cluster has one on each host."""
 _MOST_DRIFT = 5.0
 _UP = "Run `forkyard lab up`."
 _SERVE = "Deploy and serve them: deployments/prefect.yaml, or the unit forkyard-runner in deployments/systemd."
@@ -107,8 +109,15 @@ def check_parents(settings: Settings) -> Iterable[Finding]:
             continue
         room = sum(place.room for place in places)
         bound = f", bounded by {places[0].limited_by}" if places and places[0].limited_by else ""
-        names = ", ".join(f"{parent.name} (frozen {parent.frozen_at:%Y-%m-%d %H:%M})" for parent in parents)
-        yield passed(f"parent: {service}", f"{names}; room for {room} more children{bound}")
+        yield passed(f"parent: {service}", f"{name_parents(parents)}; room for {room} more children{bound}")
+
+
+def name_parents(parents: Sequence[FrozenParent]) -> str:
+    """Name a few parents each, of more their number and hosts."""
+    if len(parents) <= _NAMED:
+        return ", ".join(f"{parent.name} (frozen {parent.frozen_at:%Y-%m-%d %H:%M})" for parent in parents)
+    hosts, oldest = {parent.host for parent in parents}, min(parent.frozen_at for parent in parents)
+    return f"{len(parents)} parents on {len(hosts)} hosts, the oldest frozen {oldest:%Y-%m-%d %H:%M}"
 
 
 def _find_trouble(hypervisor: Hypervisor, parent: FrozenParent) -> str:

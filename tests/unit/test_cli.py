@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cli.failures import exit_code, report_failure
+from cli.lab_checks import name_parents
 from forkyard.errors import (
     CapacityExhausted,
     CredentialsRejected,
@@ -27,6 +29,7 @@ from forkyard.errors import (
     Unsupported,
     VerificationFailed,
 )
+from forkyard.model import FrozenParent, VmId
 from forkyard.settings import CONFIG_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,6 +203,16 @@ def test_doctor_asks_nothing_of_a_lab_where_there_is_none(nowhere: Path) -> None
     parts = ("consul", "nginx", "prefect", "parent: game", "orphans: game")
     assert not [name for name in parts if "lab up" in found[name]["next_step"]]
     assert not [check for check in checks if "lab needs" in check["detail"]]
+
+
+def test_doctor_names_a_few_parents_and_counts_those_of_a_cluster() -> None:
+    def make(number: int) -> FrozenParent:
+        moment = datetime(2026, 11, 26, 2, number, tzinfo=UTC)
+        return FrozenParent(VmId(f"vm-{number}"), f"game-esx{number}", "game", f"esx{number}", moment, 1 << 30, "print")
+
+    assert name_parents([make(7)]) == "game-esx7 (frozen 2026-11-26 02:07)"
+    many = name_parents([make(number) for number in range(1, 60)])
+    assert many == "59 parents on 59 hosts, the oldest frozen 2026-11-26 02:01"
 
 
 def test_doctor_judges_the_machine_although_the_configuration_is_broken(tmp_path: Path) -> None:
