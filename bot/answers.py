@@ -86,9 +86,8 @@ def render_status(sights: Sequence[ServiceSight], now: datetime) -> Message:
             notes.append(f":lock: {sight.service}: {who}: {clean(held.reason)}")
     text = "; ".join(f"{row[0]}: {row[2]} of {row[1]} serve" for row in rows[1:])
     found = [b.table(rows), *([b.context(*notes)] if notes else [])]
-    charted = [sight for sight in sights if sight.history]
-    if charted:
-        found.append(make_chart(charted, now))
+    if any(sight.history for sight in sights):
+        found.append(make_chart([sight for sight in sights if sight.history or sight.fleet is not None], now))
     found.append(b.actions(b.button("Scale…", "form", write_draft({})), b.button("Refresh", "status", "")))
     return Message(text, found)
 
@@ -123,22 +122,24 @@ def make_chart(sights: Sequence[ServiceSight], now: datetime) -> Block:
     # The moment is the end of each bucket: what was there then.
     labels = [f"{end:%d. %H:%M}" for end in ends]
     shown = sights[: b.MOST_LINES]
-    names = shown[0].service if len(shown) == 1 else b.number_of(len(shown), "service")
+    names = shown[0].service if len(shown) == 1 else f"{len(shown)} of {len(sights)} services"
     return b.line_chart(
-        f"{names}: serving in the last 24 hours (UTC)",
+        f"Last 24 hours (UTC): {names}",
         labels,
         [(sight.service, _count_served(sight, ends)) for sight in shown],
     )
 
 
 def _count_served(sight: ServiceSight, ends: Sequence[datetime]) -> list[float]:
-    level, values = float(sight.history[0].count_before or 0), list[float]()
+    there = float(len(sight.fleet.serving)) if sight.fleet is not None else 0.0
+    # Where nothing was asked for in that time it is as it was.
+    level, values = float(sight.history[0].count_before or 0) if sight.history else there, list[float]()
     for end in ends:
         past = [r for r in sight.history if r.finished_at is not None and r.finished_at <= end and r.result]
         level = float((past[-1].result or {}).get("serving", level)) if past else level
         values.append(level)
     if sight.fleet is not None:
-        values[-1] = float(len(sight.fleet.serving))
+        values[-1] = there
     return values
 
 

@@ -29,7 +29,7 @@ from bot.slack_api import ChannelGone, Limited, MessageGone, call
 from flows.runs import Progress
 from forkyard.errors import CredentialsRejected, ForkyardError, PermanentError, TransientError
 from forkyard.model import Phase
-from forkyard.requests import OPEN, Entry, Request, State
+from forkyard.requests import OPEN, WITH_RUN, Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
 from forkyard.stages import read_stages
@@ -50,8 +50,6 @@ NOT_US = 30.0
 
 REPLAN = 10.0
 """Seconds after which a request is planned once more whose fleet could not be seen."""
-
-_RUNS = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
 
 
 class Board:
@@ -128,7 +126,7 @@ class Board:
         known = self._memory.list_open()
         for request_id in known.keys() - rows.keys():
             rows[request_id] = self._store.get(request_id)
-        running = [row for row in rows.values() if row.run_id and row.state in _RUNS]
+        running = [row for row in rows.values() if row.run_id and row.state in WITH_RUN]
         progress = self._runner.look(running)
         sights = []
         for row in rows.values():
@@ -148,7 +146,7 @@ class Board:
             approved_by=approvals[-1].approver if approvals else "",
             run_url=self._runner.url(row),
             kept=shown is not None and shown.kept,
-            trouble=self._runner.trouble_with(row, progress) if row.state in _RUNS else "",
+            trouble=self._runner.trouble_with(row, progress) if row.state in WITH_RUN else "",
             waits_for=self._leases.waits_for(row, progress),
         )
 

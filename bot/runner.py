@@ -13,11 +13,11 @@ from time import monotonic
 
 from flows.runs import FINAL, Progress, Runs
 from forkyard.errors import ForkyardError, PermanentError
-from forkyard.requests import Request, State, StateChanged
+from forkyard.requests import WITH_RUN, Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import to_scale_request
 from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
-from forkyard.requests.starting import WAITS_FOR_RUN, drop_unwanted, make_key
+from forkyard.requests.starting import drop_unwanted, make_key
 from forkyard.requests.store import Store
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Runner:
 
     def settle(self, request: Request, progress: Progress | None) -> Request:
         """Put on record that a run is over which could not do so itself."""
-        waits = request.state in WAITS_FOR_RUN
+        waits = request.state in WITH_RUN
         if not waits or progress is None or progress.state not in FINAL or request.run_id is None:
             self._over.pop(request.id, None)
             return request

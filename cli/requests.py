@@ -10,7 +10,7 @@ import os
 import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.output import emit, make_console, say
@@ -31,6 +31,9 @@ from forkyard.settings import Settings, load_settings
 
 _MOST = 200
 """Lines of the log at once."""
+
+_SHORTLY = timedelta(seconds=5)
+"""How long a server is asked for what is only a courtesy."""
 
 
 @contextmanager
@@ -93,6 +96,9 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
         )
         runs = Runs(settings.prefect.api_url)
         start_due(desk, runs)
+        if request.kind == "retry":
+            # With it the steps are taken back of what it repeats.
+            drop_runs(desk, settings)
         request = desk.store.get(request.id)
         if request.run_id is not None:
             say(f"{request.token}: look at {runs.run_url(request.run_id)}")
@@ -113,7 +119,7 @@ def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
         request = desk.cancel(find_person(), name, where="terminal", raw=f"{Cancel(name)}")
         if request.state is State.RUNNING and request.run_id is not None:
             Runs(settings.prefect.api_url).cancel(request.run_id)
-        else:
+        elif any(row.run_id for row in (request, *desk.store.list_requests(parent=request.id))):
             drop_runs(desk, settings)
         return show_request(request, as_json=as_json)
 
@@ -121,7 +127,7 @@ def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
 def drop_runs(desk: Desk, settings: Settings) -> None:
     """Take back the runs ahead that no request waits for; without Prefect they are left, and refused by the gate."""
     try:
-        drop_unwanted(desk, Runs(settings.prefect.api_url))
+        drop_unwanted(desk, Runs(settings.prefect.api_url, timeout=_SHORTLY, busy=_SHORTLY))
     except ForkyardError as error:
         say(f"runs that nobody wants any more may still be seen ahead; none of them would change anything: {error}")
 

@@ -13,7 +13,7 @@ from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_s
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.calendar import find_leads, load_calendar, tick
 from forkyard.requests.desk import Desk
-from forkyard.requests.starting import drop_unwanted, settle_ended, start_due
+from forkyard.requests.starting import settle_ended, start_due
 from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
@@ -109,7 +109,7 @@ def run_sync(config: Path | None, *, as_json: bool) -> int:
         swept = desk.sweep()
         _plan_waiting(desk)
         started = start_due(desk, runs)
-        drop_unwanted(desk, runs)
+        drop_runs(desk, settings)
     if broken is not None:
         # Only now: what is on record does not depend on it.
         raise broken

@@ -38,6 +38,9 @@ PROTOCOL = Subprotocol("prefect")
 ANSWER = 10.0
 """Seconds for connecting, and for the server's greeting."""
 
+ENDING = 0.5
+"""Seconds for the thread to end."""
+
 PAUSES = (1.0, 10.0)
 """Seconds between two tries to connect: at first, and at most."""
 
@@ -55,12 +58,17 @@ class RunEvents:
 
     def run(self, heard: Callable[[str], None], began: Callable[[], None] = lambda: None) -> None:
         """Tell *heard* the id of each run of which there is news, and *began* of each new connection, until stopped."""
-        pause = PAUSES[0]
+        pause, quiet = PAUSES[0], logging.INFO
         while not self._stop.is_set():
             try:
-                with connect(self._url, subprotocols=[PROTOCOL], open_timeout=ANSWER, max_size=None) as stream:
+                # Past any proxy, as all other calls to the server go.
+                with connect(
+                    self._url, subprotocols=[PROTOCOL], open_timeout=ANSWER, max_size=None, proxy=None
+                ) as stream:
                     self._stream = stream
                     _subscribe(stream, self._wanted)
+                    if self._stop.is_set():
+                        return
                     self.connected, pause = True, PAUSES[0]
                     began()
                     logger.info("listening to Prefect's events at %s", self._url)
@@ -69,7 +77,8 @@ class RunEvents:
                 if self._stop.is_set():
                     return
                 # A server that is away, ends, or speaks of something else: there is a next try, and the sweep.
-                level = logging.WARNING if self.connected else logging.DEBUG
+                level = logging.WARNING if self.connected else quiet
+                quiet = logging.DEBUG
                 logger.log(level, "Prefect's events at %s are not heard: %s", self._url, error)
             finally:
                 self.connected, self._stream = False, None
@@ -77,7 +86,7 @@ class RunEvents:
             pause = min(pause * 2, PAUSES[1])
 
     def stop(self) -> None:
-        """Let `run` end, at once."""
+        """Let `run` end: at once, or when the server it is just connecting to has answered or not."""
         self._stop.set()
         stream = self._stream
         if stream is not None:
@@ -103,7 +112,8 @@ def listening(
         yield
     finally:
         events.stop()
-        thread.join(timeout=ANSWER)
+        # One that is just connecting to a server that does not answer is left to its own timeout.
+        thread.join(timeout=ENDING)
 
 
 def _stream_of(api_url: str) -> str:

@@ -40,6 +40,12 @@ BUSY = timedelta(seconds=40)
 STATE_EACH = 4
 """Of so many looks at a run that works, one asks for its state too: a run that reports is heard of without it."""
 
+SOON, USUAL = timedelta(seconds=0.1), timedelta(seconds=0.4)
+"""Time between the first two looks at a run that has come to its end, and at any other."""
+
+SLOWEST, RARE = timedelta(seconds=0.8), timedelta(seconds=1.5)
+"""Most time between two looks at a run: without news of it, and with."""
+
 ALL_DONE = 100.0
 """Percent at which a run only has to say what it did, which somebody waits for."""
 
@@ -152,7 +158,8 @@ class Runs:
 
     def list_ahead(self) -> dict[str, str]:
         """The scale runs that are still to begin: by each run's id, the id of the request that it is for."""
-        ahead = {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": ["forkyard"]}}
+        # Pending too: the runner takes a run some seconds ahead, and has its process wait for the moment.
+        ahead = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "tags": {"all_": ["forkyard"]}}
         body = {"flow_runs": ahead, "flows": {"name": {"any_": ["scale"]}}, "sort": "EXPECTED_START_TIME_ASC"}
         listed: dict[str, str] = {}
         for page in count():
@@ -204,9 +211,9 @@ class Runs:
         looks = count()
 
         def look() -> Progress | None:
-            # Looks cost the server time that the children need: most of them ask only for what a run itself says.
-            running = last is not None and last.state == "RUNNING"
-            now = self._heard(run_id, last) if running and last and next(looks) % STATE_EACH else self.progress(run_id)
+            # Looks cost the server time that the children need: without news most of them ask only for what a run says.
+            short = news is None and last is not None and last.state == "RUNNING" and next(looks) % STATE_EACH
+            now = self._heard(run_id, last) if short and last is not None else self.progress(run_id)
             return None if now == last else now
 
         waits = last is not None and last.state == "SCHEDULED"
@@ -215,8 +222,8 @@ class Runs:
                 look,
                 what=f"run {run_id}",
                 timeout=UNSERVED if waits else QUIET,
-                interval=timedelta(seconds=0.1 if last and last.percent >= ALL_DONE else 0.4),
-                slowest=timedelta(seconds=0.8),
+                interval=SOON if last and last.percent >= ALL_DONE else USUAL,
+                slowest=SLOWEST if news is None else RARE,
                 news=news,
             )
         except NotReady as error:

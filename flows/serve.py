@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from forkyard.settings import Settings
 
 POLL = timedelta(seconds=3)
-"""Time between two looks for scheduled runs; the server tells of each new one at once, so this is for what got lost."""
+"""
+Time between two looks for scheduled runs, and for cancelled ones.
+
+The server tells of each at once, so this is for what got lost.
+"""
 
 SWEEP = timedelta(minutes=10)
 """Time between two sweeps of the reaper, for each service."""
@@ -83,7 +87,7 @@ def main() -> None:
     from forkyard.settings import load_settings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO)
-    # A line for each look for runs, twice a second, would be all that the log has.
+    # A line for each look for runs would be all that the log has.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ready, config = (Path(word).resolve() if word else None for word in (*sys.argv[1:3], "", "")[:2])
     settings = load_settings(config)

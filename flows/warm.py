@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -102,7 +102,7 @@ class WarmRunner(Runner):
         self.alive: set[UUID] = set()
         self._ears = ExitStack()
         self._look: asyncio.Future[None] | None = None
-        self._heard = False
+        self._heard = self._ending = False
         self._context = multiprocessing.get_context("forkserver")
         drivers = [module for name in hypervisors for module in DRIVERS[name]]
         modules = [where.partition(":")[0] for where in flows.values()]
@@ -111,7 +111,16 @@ class WarmRunner(Runner):
     async def __aenter__(self) -> Self:
         """Start as any runner, and have the imports done before the first run comes."""
         await super().__aenter__()
-        self._scheduled_run_poller._resolve_starter = self.make_starter  # noqa: SLF001 - see above
+        poller, turn = self._scheduled_run_poller, asyncio.Lock()
+        poller._resolve_starter = self.make_starter  # noqa: SLF001 - see above
+        submit = poller._get_and_submit_flow_runs  # noqa: SLF001 - as well
+
+        async def submit_alone(*given: Any, **named: Any) -> None:  # noqa: ANN401 - Prefect's own
+            # Two looks at once could each find the same run: one late answer, and a short run would be begun twice.
+            async with turn:
+                await submit(*given, **named)
+
+        poller._get_and_submit_flow_runs = submit_alone  # type: ignore[method-assign]  # noqa: SLF001 - as well
         await self._settle_abandoned()
         await anyio.to_thread.run_sync(self._warm_up)
         if self._ready is not None:
@@ -120,7 +129,8 @@ class WarmRunner(Runner):
         loop = asyncio.get_running_loop()
 
         def look() -> None:
-            loop.call_soon_threadsafe(self._look_soon)
+            with suppress(RuntimeError):  # the loop has ended: so have all looks
+                loop.call_soon_threadsafe(self._look_soon)
 
         events = RunEvents(str(self._client.api_url), CREATIONS)
         self._ears.enter_context(listening(events, lambda _: look(), look))
@@ -129,11 +139,21 @@ class WarmRunner(Runner):
     async def __aexit__(self, *exc_info: object) -> None:
         """End as any runner."""
         self._watch.cancel()
-        await anyio.to_thread.run_sync(self._ears.close)
-        await super().__aexit__(*exc_info)
+        self._end_looks()
+        try:
+            await anyio.to_thread.run_sync(self._ears.close)
+        finally:
+            await super().__aexit__(*exc_info)
+
+    def _end_looks(self) -> None:
+        self._ending = True
+        if self._look is not None:
+            self._look.cancel()
 
     def _look_soon(self) -> None:
         """Look for scheduled runs now, not at the next poll; what is heard of during a look is the next one's."""
+        if self._ending:
+            return
         self._heard = True
         if self._look is None or self._look.done():
             self._look = asyncio.ensure_future(self._look_now())
@@ -194,6 +214,7 @@ class WarmRunner(Runner):
         self._loop.call_soon_threadsafe(self._stop_soon)
 
     def _stop_soon(self) -> None:
+        self._end_looks()
         self._end = asyncio.ensure_future(self.astop())
 
     def _warm_up(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread, Timer
+from threading import Event, Thread
 from typing import Self
 
 from cli.bench import Context, Json, Run
@@ -27,6 +27,7 @@ from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.model import ForkSpec, Placement, Stamp
 from forkyard.names import make_child_name, make_fork_id, new_request_id
 from forkyard.settings import Settings
+from forkyard.waiting import wait_for
 from forkyard.world import open_world
 from lab.own_vcenter import make_vcenter
 from lab.vsphere import Door, VCenter, find_vcenter, start_vcenter, stop_vcenter
@@ -41,7 +42,7 @@ MOST_MEMORY = 600 << 20
 """Bytes that the process of a flow with a thousand children may take."""
 PATIENCE = timedelta(minutes=10)
 CLONE_SECONDS, SERIALIZED = 1.0, 0.2
-RESTART_AFTER, RESTART_SECONDS = 4.0, 2.0
+RESTART_SECONDS = 2.0
 _RATE = 0.05 / 6
 """Of each of six kinds of faults: together five in a hundred calls."""
 
@@ -124,12 +125,14 @@ def _thousand_once(context: Context, door: Door) -> Run:
 def _faults_once(context: Context, door: Door) -> Run:
     scale_to(context, 0)
     with _rules(door, faults=FAULTS, delays=DELAYS):
-        restart = Timer(RESTART_AFTER, lambda: control(door, "POST", "/restart", {"seconds": RESTART_SECONDS}))
-        restart.start()
-        try:
-            first = _scale_until(context, SOME)
-        finally:
-            restart.join()
+        stop = Event()
+        with ThreadPoolExecutor(1, thread_name_prefix="restart") as pool:
+            restarted = pool.submit(_restart_in_the_middle, door, stop)
+            try:
+                first = _scale_until(context, SOME)
+            finally:
+                stop.set()
+            children_then = restarted.result()
         struck = sum(int(rule["struck"]) for rule in _listed(control(door, "GET", "/rules")["faults"]))
     run_command(context, "reap", SERVICE)
     excess = find_excess(context, SOME)
@@ -137,9 +140,28 @@ def _faults_once(context: Context, door: Door) -> Run:
         ours = {vm.name for vm in world.hypervisor.list_vms(SERVICE)}
     there = {str(machine["name"]) for machine in _listed(control(door, "GET", "/state")["machines"])}
     orphans = sorted(name for name in there - ours if not name.startswith(f"{SERVICE}-parent-"))
-    details: Json = {**first, "faults_struck": struck, "not_as_asked": excess, "orphans_at_vcenter": orphans}
+    details: Json = {
+        **first,
+        "children_at_restart": children_then,
+        "faults_struck": struck,
+        "not_as_asked": excess,
+        "orphans_at_vcenter": orphans,
+    }
     scale_to(context, 0)
     return Run(len(excess) + len(orphans), details)
+
+
+def _restart_in_the_middle(door: Door, stop: Event) -> int:
+    """Restart vCenter once a quarter of the children are forked; returns how many there were."""
+
+    def look() -> int | None:
+        there = len(_listed(control(door, "GET", "/state")["machines"])) - parents
+        return there if there >= SOME // 4 else None
+
+    parents = len(_listed(control(door, "GET", "/state")["machines"]))
+    children = wait_for(look, what="the forks", timeout=PATIENCE, stop=stop)
+    control(door, "POST", "/restart", {"seconds": RESTART_SECONDS})
+    return children
 
 
 def _scale_until(context: Context, target: int) -> Json:

@@ -54,6 +54,9 @@ MOVES: Mapping[State, frozenset[State]] = {
 OPEN = frozenset({State.DRAFTED, State.PLANNED, State.AWAITING, State.APPROVED, State.SCHEDULED, State.RUNNING})
 """States of requests that something may still come of."""
 
+WITH_RUN = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
+"""States of requests whose run begins at their moment, or has begun."""
+
 
 class Need(StrEnum):
     """Whose approval a plan needs."""

@@ -20,7 +20,7 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests import OPEN, WITH_RUN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
@@ -29,6 +29,9 @@ from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_FOLLOWED = (State.RUNNING, State.SUCCEEDED, State.ROLLED_BACK)
+"""States of a later step that has changed the fleet, or is about to."""
 
 _UNANSWERED = "nobody approved it in time"
 
@@ -201,10 +204,26 @@ class Desk:
             scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
         steps = make_steps(request, plan, now)
         approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
-        if request.kind == "retry" and request.parent is not None and steps:
-            # It has taken over what was to follow.
-            cancel_later(self.store, SYSTEM, self.store.get(request.parent))
+        if steps:
+            # It has taken over what was to follow those that it repeats.
+            for repeated in self._list_repeated(request):
+                cancel_later(self.store, SYSTEM, repeated)
         return approved
+
+    def _list_repeated(self, request: Request) -> Iterator[Request]:
+        """The request that this one repeats, the one that that one repeats, and so on."""
+        while request.kind == "retry" and request.parent is not None:
+            request = self.store.get(request.parent)
+            yield request
+
+    def _is_followed_up(self, request: Request) -> bool:
+        """Whether what was to follow a request, or those that it repeats, is done or being done."""
+        steps = (
+            step
+            for row in (request, *self._list_repeated(request))
+            for step in self.store.list_requests(parent=row.id, states=_FOLLOWED)
+        )
+        return any(step.kind == "later" for step in steps)
 
     def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
@@ -242,7 +261,7 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
         old = self.store.find(name)
-        if old.state in {State.RUNNING, State.APPROVED, State.SCHEDULED}:
+        if old.state in WITH_RUN:
             raise StateChanged(old)
         return self._again(person, old, "retry", old.target, where=where, delivery=delivery, raw=raw)
 
@@ -258,7 +277,8 @@ class Desk:
     def _again(
         self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
     ) -> tuple[Request, bool]:
-        request = make_again(old, person.id, kind, target, self.store.now())
+        followed_up = self._is_followed_up(old)
+        request = make_again(old, person.id, kind, target, self.store.now(), followed_up=followed_up)
         request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
         entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
         with self._refusing(entry):

@@ -59,12 +59,16 @@ def catch_up(plan: PlanRecord, now: datetime) -> PlanRecord:
     return replace(plan, target=passed[-1] if passed else plan.target, later=later)
 
 
-def make_again(old: Request, who: str, kind: str, target: int, now: datetime) -> Request:
-    """A request that repeats or undoes *old*; what is repeated keeps what follows."""
+def make_again(old: Request, who: str, kind: str, target: int, now: datetime, *, followed_up: bool = False) -> Request:
+    """
+    A request that repeats or undoes *old*; what is repeated keeps what follows.
+
+    With *followed_up* its hold was over already: a repeated one goes back to what there is by now.
+    """
     retry = kind == "retry"
     request_id, plan = new_request_id(), None
     if retry and old.plan is not None and old.hold_seconds is not None:
-        plan = replace(old.plan, request_id=request_id)
+        plan = None if followed_up else replace(old.plan, request_id=request_id)
     elif retry and old.plan is not None and old.origin == CALENDAR:
         plan = replace(catch_up(old.plan, now), request_id=request_id)
         target = plan.target

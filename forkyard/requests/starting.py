@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from forkyard.errors import NotFound
+from forkyard.errors import ForkyardError, NotFound
 from forkyard.model import ScaleRequest
-from forkyard.requests import Request, State, StateChanged
+from forkyard.requests import WITH_RUN, Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import to_scale_request
 from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
@@ -21,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 LOST = timedelta(minutes=30)
 """A direct run without a workflow server that has said nothing for so long was killed: no request takes so long."""
-
-WAITS_FOR_RUN = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
-"""States of a request whose run begins at its moment, or has begun."""
 
 OVER = {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED, "CRASHED": State.FAILED, "CANCELLED": State.CANCELLED}
 """What a run's last state means for a request that the run itself has not settled."""
@@ -88,8 +85,11 @@ def drop_unwanted(desk: Desk, runs: Ahead) -> list[str]:
 
     Whatever became of the request: cancelled, moved, sent back, taken out of the calendar, approved for another plan.
     Such a run would be refused at its moment anyway; until then it would be seen as something that is going to happen.
+
+    Raises:
+        ForkyardError: they cannot be listed, or one of them cannot be taken back; the others are.
     """
-    dropped: list[str] = []
+    dropped, errors = list[str](), list[ForkyardError]()
     # The runs first: a row that is read later is at least as new as the run that was made for it.
     for run_id, request_id in runs.list_ahead().items():
         try:
@@ -97,16 +97,22 @@ def drop_unwanted(desk: Desk, runs: Ahead) -> list[str]:
         except NotFound:
             continue  # asked for at a command line that keeps no record
         named = row.run_id in {None, run_id}
-        if named and row.state in WAITS_FOR_RUN:
+        if named and row.state in WITH_RUN:
             continue
-        runs.cancel(run_id)
-        dropped.append(run_id)
+        try:
+            runs.cancel(run_id)
+            dropped.append(run_id)
+        except ForkyardError as error:
+            # One that is gone, or begins in this moment, keeps no other from it.
+            errors.append(error)
+    if errors:
+        raise errors[0]
     return dropped
 
 
 def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
     """End the requests whose runs are over and have not said so themselves: killed, or cancelled before they began."""
-    rows = desk.store.list_requests(states=WAITS_FOR_RUN, limit=1000)
+    rows = desk.store.list_requests(states=WITH_RUN, limit=1000)
     known = runs.look([row.run_id for row in rows if row.run_id is not None])
     settled: list[Request] = []
     for row in rows:
@@ -146,4 +152,4 @@ def make_key(desk: Desk, request: Request) -> str:
     return f"{request.plan_hash or request.event or 'plan'}{moment}"
 
 
-__all__ = ["WAITS_FOR_RUN", "Ahead", "Starter", "drop_unwanted", "make_key", "settle_ended", "start_due"]
+__all__ = ["Ahead", "Starter", "drop_unwanted", "make_key", "settle_ended", "start_due"]

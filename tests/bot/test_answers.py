@@ -36,7 +36,7 @@ def test_the_chart_of_the_last_day_follows_what_runs_reported(stage: Stage) -> N
     stage.prefect.end(run, serving=4, made=4)
     stage.until_shown("*4 serve*")
     stage.slack.command("status game")
-    stage.until_told("last 24 hours")
+    stage.until_told("Last 24 hours")
 
 
 def test_a_plan_is_shown_and_put_nowhere(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from forkyard.requests.plans import PlanRecord
 from forkyard.requests.starting import drop_unwanted
 from forkyard.requests.store import Store, open_store
 from forkyard.settings import Settings
+from tests.support.lab import until
 
 
 @pytest.fixture
@@ -96,20 +97,27 @@ def test_only_runs_ahead_that_no_request_waits_for_are_taken_back(
 ) -> None:
     ahead = datetime.now(UTC) + timedelta(hours=1)
     cancelled, sent_back, wanted, unnamed = (put(store, ahead) for _ in range(4))
+    # The runner has it already, and its process waits for the moment.
+    soon = put(store, datetime.now(UTC) + timedelta(seconds=9))
     of = {row.id: begin(prefect_lab, runs, to_scale_request(row), at=ahead) for row in (cancelled, sent_back, wanted)}
     # Begun by somebody who has not come to name it in its request's row, and by one who keeps no record.
     of[unnamed.id] = begin(prefect_lab, runs, to_scale_request(unnamed), at=ahead)
     stranger = ScaleRequest(new_request_id(), "game", 2, "root", datetime.now(UTC))
     of[stranger.id] = begin(prefect_lab, runs, stranger, at=ahead)
-    for row in (cancelled, sent_back, wanted):
+    of[soon.id] = begin(prefect_lab, runs, to_scale_request(soon), at=soon.start_at)
+    until(lambda: runs.progress(of[soon.id]).state == "PENDING", seconds=8, what="the runner has it")
+    for row in (cancelled, sent_back, wanted, soon):
         store.amend(row, run_id=of[row.id])
-    store.move(store.get(cancelled.id), State.CANCELLED, make_entry(cancelled, "U1", "cancel"))
+    for row in (cancelled, soon):
+        store.move(store.get(row.id), State.CANCELLED, make_entry(row, "U1", "cancel"))
     send_back(store, prefect_lab, store.get(sent_back.id), "the fleet is another one", None)
 
     dropped = drop_unwanted(Desk(store, lambda: prefect_lab, look_at_nothing), runs)
 
-    assert set(dropped) == {of[cancelled.id], of[sent_back.id]}
-    assert {runs.progress(run_id).state for run_id in dropped} == {"CANCELLED"}
+    assert set(dropped) == {of[cancelled.id], of[sent_back.id], of[soon.id]}
+    until(
+        lambda: {runs.progress(run_id).state for run_id in dropped} == {"CANCELLED"}, seconds=15, what="all are ended"
+    )
     kept = {of[wanted.id], of[unnamed.id], of[stranger.id]}
     assert kept <= runs.list_ahead().keys()
     for run_id in kept:

@@ -85,19 +85,41 @@ def test_a_start_that_failed_and_is_repeated_has_one_end(office: Office) -> None
 def test_a_request_for_a_while_that_is_repeated_goes_back_once_to_what_there_was_before_the_first(
     office: Office,
 ) -> None:
-    office.yard.scale(1)
-    first = office.approved(6, hold=HOUR)
+    first = failed_for_an_hour(office)
     office.yard.scale(4)
-    office.yard.fake.fail("fork", InvalidRequest("no"))
-    assert not office.run(first)[0].ok
     office.clock.hands = NOW + HOUR / 2
-    again = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
+    denied = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
+    office.desk.deny(APPROVER, denied.token, "not yet")
+    assert steps(office, first, State.SCHEDULED) == [(NOW + HOUR, 1)]
+    again = office.desk.plan(office.desk.retry(ASKER, denied.token)[0])
     assert again.plan is not None
     assert (again.plan.current, again.plan.later) == (4, ((NOW + 1.5 * HOUR, 1),))
     office.clock.hands += timedelta(minutes=5)
     office.desk.approve(APPROVER, again.token)
     assert steps(office, first, State.SCHEDULED) == []
     assert steps(office, again, State.SCHEDULED) == [(NOW + timedelta(minutes=95), 1)]
+
+
+def test_one_that_is_repeated_when_its_time_is_over_goes_back_to_what_there_is_by_then(office: Office) -> None:
+    first = failed_for_an_hour(office)
+    (end,) = office.store.list_requests(parent=first.id)
+    office.clock.hands = NOW + HOUR
+    assert office.run(end, run_id="run-2")[0].ok
+    office.yard.scale(3)
+    office.clock.hands = NOW + 5 * HOUR
+    again = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
+    assert again.plan is not None
+    assert again.plan.later == ((NOW + 6 * HOUR, 3),)
+
+
+def failed_for_an_hour(office: Office) -> Request:
+    """One that was to have 6 for an hour, there was 1, and it failed."""
+    office.yard.scale(1)
+    first = office.approved(6, hold=HOUR)
+    office.yard.fake.fail("fork", InvalidRequest("no"))
+    assert not office.run(first)[0].ok
+    assert (office.state(first), steps(office, first)) == (State.FAILED, [(NOW + HOUR, 1)])
+    return first
 
 
 def test_a_moved_event_takes_its_ramp_and_its_end_along(office: Office) -> None:

@@ -83,10 +83,13 @@ class Run:
         return found
 
 
-def test_news_of_a_run_are_looked_at_at_once(runs: Runs, tmp_path: Path) -> None:
+def test_news_of_a_run_are_looked_at_at_once(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without news it would be looked at once an hour.
+    for name in ("SLOWEST", "RARE", "USUAL", "SOON"):
+        monkeypatch.setattr(f"flows.runs.{name}", timedelta(hours=1))
     heard = Event()
     run = Run(runs, tmp_path, 1)
-    with listening(RunEvents(runs.api_url), lambda of: heard.set() if of == run.id else None):
+    with listening(RunEvents(runs.api_url), lambda of: heard.set() if of == run.id else None, heard.set):
         *_, last = runs.follow(run.id, heard)
     assert last.final
     run.wait()

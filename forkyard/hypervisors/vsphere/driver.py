@@ -8,12 +8,14 @@ use it at once and any of them may be killed at any moment. What it remembers on
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from forkyard import wire
-from forkyard.errors import NotFound, PermanentError, VerificationFailed
+from forkyard.errors import InvalidRequest, NotFound, PermanentError, VerificationFailed
 from forkyard.hypervisors.proof import check_identity
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.addresses import AddressBook
@@ -110,9 +112,10 @@ class VsphereHypervisor:
         inventory = self._look(younger_than=LOOK_SHARED)
         free = self._addresses.count_free({row.mark.address for row in inventory.vms if row.mark is not None})
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
-        chosen = self._places.find_datastore()
-        store = moid(chosen) if chosen is not None else None
-        levels = {row.id: self._parents.devices(row.id).disk_levels for row in parents if self._forks_running(row)}
+        levels = {row.id: level for row in parents for level in self._count_levels(row)}
+        # One that is gone since is no place any more.
+        parents = [row for row in parents if row.id in levels or not self._forks_running(row)]
+        store = self._choose_datastore()
         return make_placements(parents, inventory, self._vsphere, addresses=free, datastore=store, disk_levels=levels)
 
     def list_hosts(self) -> set[str]:
@@ -249,6 +252,21 @@ class VsphereHypervisor:
         except wire.WireError as error:
             message = f"{known.name}: its report on record cannot be read: {error}. Destroy it and fork another."
             raise VerificationFailed(message) from error
+
+    def _choose_datastore(self) -> str | None:
+        """The id of the datastore that the settings name; None: they name none; empty: it is not to be found."""
+        try:
+            chosen = self._places.find_datastore()
+        except (NotFound, InvalidRequest) as error:
+            # A fork raises this; whoever looks, or scales in, must not be kept from it.
+            logger.warning("no child can be made: %s", error)
+            return ""
+        return moid(chosen) if chosen is not None else None
+
+    def _count_levels(self, row: ParentRow) -> Iterator[int]:
+        if self._forks_running(row):
+            with suppress(NotFound):
+                yield self._parents.devices(row.id).disk_levels
 
     def _forks_running(self, row: ParentRow) -> bool:
         return row.powered_on and not row.frozen and self._vsphere.fork_running_parents

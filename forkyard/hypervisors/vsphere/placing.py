@@ -49,6 +49,8 @@ def make_placements(
     stores = {parent.id: choose_datastore(parent, inventory.datastores, datastore) for parent in usable}
     rooms = _deal_out(usable, stores, inventory, settings, addresses)
     for parent in usable:
+        if datastore is not None and stores[parent.id] is None:
+            rooms[parent.id].append(Room(0, "vsphere.datastore"))
         if not parent.frozen:
             left = MOST_LEVELS - _SPARE_LEVELS - disk_levels.get(parent.id, 0)
             rooms[parent.id].append(Room(max(0, left), "disk chain of a running parent"))
