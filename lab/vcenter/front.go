@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/vmware/govmomi/vsan"
 )
 
 const certificateDays = 3650
@@ -91,6 +93,10 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request) {
 	case starting:
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 	default:
+		if r.URL.Path == vsan.Path && f.v.vsan.now() == vsanAbsent {
+			http.NotFound(w, r)
+			return
+		}
 		f.v.service.ServeMux.ServeHTTP(w, r)
 	}
 }
