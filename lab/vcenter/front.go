@@ -21,8 +21,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/vmware/govmomi/vsan"
 )
 
 const certificateDays = 3650
@@ -93,11 +91,9 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request) {
 	case starting:
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 	default:
-		if r.URL.Path == vsan.Path && f.v.vsan.now() == vsanAbsent {
-			http.NotFound(w, r)
-			return
+		if !f.v.vsan.answer(w, r) {
+			f.v.service.ServeMux.ServeHTTP(w, r)
 		}
-		f.v.service.ServeMux.ServeHTTP(w, r)
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -12,13 +14,19 @@ import (
 	"github.com/vmware/govmomi/vsan/types"
 )
 
-// What vSAN's health may be set to. Absent is a vCenter in which nobody serves its path.
+// What vSAN's health may be set to. Absent is a vCenter in which nobody serves its path; garbled one whose answer is
+// of no type that a client knows.
 const (
-	vsanGreen  = "green"
-	vsanYellow = "yellow"
-	vsanRed    = "red"
-	vsanAbsent = "absent"
+	vsanGreen   = "green"
+	vsanYellow  = "yellow"
+	vsanRed     = "red"
+	vsanAbsent  = "absent"
+	vsanGarbled = "garbled"
 )
+
+const garbledAnswer = `<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>
+<VsanQueryVcClusterHealthSummaryResponse xmlns="urn:vsan"><returnval xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+xsi:type="Nonsense"/></VsanQueryVcClusterHealthSummaryResponse></Body></Envelope>`
 
 // vsanHealth is vSAN's health service, of which we answer one method.
 type vsanHealth struct {
@@ -41,6 +49,20 @@ func newVsanHealth(v *vcenter) *vsanHealth {
 	return h
 }
 
+// answer in the simulator's place, if it is to be none of the simulator's answers.
+func (h *vsanHealth) answer(w http.ResponseWriter, r *http.Request) bool {
+	state := h.now()
+	switch {
+	case r.URL.Path != vsan.Path:
+		return false
+	case state == vsanAbsent:
+		http.NotFound(w, r)
+	case state == vsanGarbled:
+		_, _ = io.WriteString(w, garbledAnswer)
+	}
+	return state == vsanAbsent || state == vsanGarbled
+}
+
 func (h *vsanHealth) Reference() vim.ManagedObjectReference { return h.Self }
 
 func (h *vsanHealth) now() string {
@@ -51,9 +73,9 @@ func (h *vsanHealth) now() string {
 
 func (h *vsanHealth) set(state string) error {
 	switch state {
-	case vsanGreen, vsanYellow, vsanRed, vsanAbsent:
+	case vsanGreen, vsanYellow, vsanRed, vsanAbsent, vsanGarbled:
 	default:
-		return fmt.Errorf("vsan_health: %q is none of %s, %s, %s, %s", state, vsanGreen, vsanYellow, vsanRed, vsanAbsent)
+		return fmt.Errorf("vsan_health: there is no %q", state)
 	}
 	h.mutex.Lock()
 	defer h.mutex.Unlock()

@@ -52,16 +52,17 @@ def test_what_is_not_red_gives_room(world: VsphereWorld, health: str) -> None:
     assert asked(world) == 1
 
 
-def test_a_vcenter_without_the_service_gives_room_and_the_log_says_so_once(
-    world: VsphereWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("health", "said"), [("absent", "404"), ("garbled", "its answer cannot be read")])
+def test_a_service_that_is_not_there_or_cannot_be_read_gives_room_and_the_log_says_so_once(
+    world: VsphereWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, health: str, said: str
 ) -> None:
     monkeypatch.setattr(vsan, "ASKED_EVERY", 0.0)
-    world.vcenter.set_datastore(vsan_health="absent")
+    world.vcenter.set_datastore(vsan_health=health)
     hypervisor = world.open()
     with caplog.at_level(logging.INFO, logger=vsan.__name__):
         assert [limits(hypervisor), limits(hypervisor)] == [set(), set()]
     assert [record.levelname for record in caplog.records if record.name == vsan.__name__] == ["INFO"]
-    assert "404" in caplog.text
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["NoPermission", "NotAuthenticated", "NotSupported", "SystemError", "drop"])

@@ -88,7 +88,11 @@ class RunningVCenter:
         self._ask("PUT", f"/machines/{name}", {"forks": number})
 
     def set_datastore(self, **what: bool | int | str) -> None:
-        """Set `free_bytes`, `accessible` or `vsan_health`: `green`, `yellow`, `red`, or `absent`: nobody tells it."""
+        """
+        Set `free_bytes`, `accessible` or `vsan_health`.
+
+        That is `green`, `yellow` or `red`, or `absent` (nobody serves it), or `garbled` (no client can read it).
+        """
         self._ask("PUT", "/datastore", what)
 
     def add_person(self, name: str, password: str, *, lacks: tuple[str, ...] = ()) -> None:

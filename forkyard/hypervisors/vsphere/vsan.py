@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from forkyard.errors import ForkyardError
+from forkyard.errors import ForkyardError, Unavailable
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.faults import translated
 from forkyard.hypervisors.vsphere.inventory import Inventory, ParentRow
@@ -93,7 +93,12 @@ class VsanHealth:
         service = vim.cluster.VsanVcClusterHealthSystem(_SERVICE, stub)
         asked = vim.ClusterComputeResource(cluster)
         with translated(f"vSAN's health of {cluster}", changes=False):
-            return service.QueryClusterHealthSummary(cluster=asked, fields=_FIELDS, fetchFromCache=True)
+            try:
+                return service.QueryClusterHealthSummary(cluster=asked, fields=_FIELDS, fetchFromCache=True)
+            except (AttributeError, LookupError, TypeError) as error:
+                # What pyVmomi raises for XML that is none of the types it knows.
+                text = f"vSAN's health of {cluster}: its answer cannot be read: {type(error).__name__}: {error}"
+                raise Unavailable(text) from error
 
 
 def list_vsan_clusters(inventory: Inventory, parents: Iterable[ParentRow], chosen: str | None) -> dict[str, list[str]]:
