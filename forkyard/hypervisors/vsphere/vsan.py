@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from forkyard.errors import ForkyardError, Unavailable
-from forkyard.hypervisors.vsphere.api import Managed, vim
+from forkyard.errors import ForkyardError
+from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.faults import translated
 from forkyard.hypervisors.vsphere.inventory import Inventory, ParentRow
 from forkyard.hypervisors.vsphere.placing import choose_datastore
@@ -79,26 +79,23 @@ class VsanHealth:
 
     def _ask(self, cluster: str) -> _Answer:
         try:
-            summary = self._query(cluster)
-        except ForkyardError as error:
+            red = self._query(cluster)
+        except Exception as error:  # noqa: BLE001 - for what it cannot read pyVmomi raises whatever it stumbles over
             before = self._answers.get(cluster)
             if before is None or not before.unknown:
-                logger.info("%s; until it is known, vSAN's health bounds nothing.", str(error).rstrip("."))
+                said = str(error) if isinstance(error, ForkyardError) else f"its answer cannot be read: {error!r}"
+                logger.info("vSAN's health of %s: %s. Until it is known it bounds nothing.", cluster, said.rstrip("."))
             return _Answer(time.monotonic(), red=None, unknown=True)
-        words = " ".join(str(summary.overallHealthDescription or "").split())[:_LONGEST]
-        return _Answer(time.monotonic(), red=words if summary.overallHealth == "red" else None)
+        return _Answer(time.monotonic(), red)
 
-    def _query(self, cluster: str) -> Managed:
+    def _query(self, cluster: str) -> str | None:
         stub = self._session.stub_at(_PATH, version=_VERSION, timeout=ANSWER_WITHIN)
         service = vim.cluster.VsanVcClusterHealthSystem(_SERVICE, stub)
         asked = vim.ClusterComputeResource(cluster)
-        with translated(f"vSAN's health of {cluster}", changes=False):
-            try:
-                return service.QueryClusterHealthSummary(cluster=asked, fields=_FIELDS, fetchFromCache=True)
-            except (AttributeError, LookupError, TypeError) as error:
-                # What pyVmomi raises for XML that is none of the types it knows.
-                text = f"vSAN's health of {cluster}: its answer cannot be read: {type(error).__name__}: {error}"
-                raise Unavailable(text) from error
+        with translated("asking for it", changes=False):
+            summary = service.QueryClusterHealthSummary(cluster=asked, fields=_FIELDS, fetchFromCache=True)
+        words = " ".join(str(summary.overallHealthDescription or "").split())[:_LONGEST]
+        return words if summary.overallHealth == "red" else None
 
 
 def list_vsan_clusters(inventory: Inventory, parents: Iterable[ParentRow], chosen: str | None) -> dict[str, list[str]]:
