@@ -117,6 +117,8 @@ class VsphereSettings:
     """Bytes that a child is expected to write to its own disk; placements count with it."""
     datastore_reserve: float = bounded(0.1, at_least=0, at_most=1)
     """Part of a datastore that placements leave free; vSAN needs some to repair itself."""
+    vsan_health: bool = True
+    """False: what vSAN's own health service says does not count, for who must scale whatever is red there."""
     fork_running_parents: bool = False
     """Whether a parent that was not frozen may be forked: each such fork adds a level to its disk, of 255 at most."""
     customize: str = one_of("agent", "agent", "tools")

@@ -183,12 +183,19 @@ func (c *controls) setMachine(w http.ResponseWriter, r *http.Request) {
 
 func (c *controls) setDatastore(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
-		FreeBytes  *int64 `json:"free_bytes"`
-		Accessible *bool  `json:"accessible"`
+		FreeBytes  *int64  `json:"free_bytes"`
+		Accessible *bool   `json:"accessible"`
+		VsanHealth *string `json:"vsan_health"`
 	}
 	if err := read(r, &asked); err != nil {
 		refuse(w, err)
 		return
+	}
+	if asked.VsanHealth != nil {
+		if err := c.v.vsan.set(*asked.VsanHealth); err != nil {
+			refuse(w, err)
+			return
+		}
 	}
 	datastore := c.v.registry.Get(c.v.world.datastore).(*simulator.Datastore)
 	c.v.context().WithLock(datastore, func() {

@@ -91,7 +91,9 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request) {
 	case starting:
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 	default:
-		f.v.service.ServeMux.ServeHTTP(w, r)
+		if !f.v.vsan.answer(w, r) {
+			f.v.service.ServeMux.ServeHTTP(w, r)
+		}
 	}
 }
 

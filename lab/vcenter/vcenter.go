@@ -25,6 +25,7 @@ type vcenter struct {
 	streams  *streams
 	calls    *counter
 	tasks    *tasks
+	vsan     *vsanHealth
 
 	mutex    sync.Mutex
 	parents  map[types.ManagedObjectReference]*parent
@@ -65,6 +66,7 @@ func newVCenter(o options) (*vcenter, error) {
 	v.service.RegisterSDK(v.registry, v.registry.Path+"/vimService")
 	v.service.ServeMux.HandleFunc(v.registry.Path+"/vimServiceVersions.xml", v.service.ServiceVersions)
 	v.registry.Handler = v.route
+	v.vsan = newVsanHealth(v)
 	return v, nil
 }
 

@@ -118,6 +118,7 @@ def failed_for_an_hour(office: Office) -> Request:
     first = office.approved(6, hold=HOUR)
     office.yard.fake.fail("fork", InvalidRequest("no"))
     assert not office.run(first)[0].ok
+    office.yard.fake.mend()
     assert (office.state(first), steps(office, first)) == (State.FAILED, [(NOW + HOUR, 1)])
     return first
 

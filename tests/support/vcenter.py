@@ -72,7 +72,7 @@ class RunningVCenter:
         self._delays, self._faults, self._guests = [], [], []
         self._send()
         self.set_host("*", maintenance=False, entering_maintenance=False, connected=True, memory_bytes=512 << 30)
-        self.set_datastore(free_bytes=20 << 40, accessible=True)
+        self.set_datastore(free_bytes=20 << 40, accessible=True, vsan_health="green")
 
     def struck(self) -> int:
         """How many faults struck so far."""
@@ -87,8 +87,12 @@ class RunningVCenter:
         """Give the running VMs whose names match disks with as many levels as that many forks make."""
         self._ask("PUT", f"/machines/{name}", {"forks": number})
 
-    def set_datastore(self, **what: bool | int) -> None:
-        """Set `free_bytes` or `accessible`."""
+    def set_datastore(self, **what: bool | int | str) -> None:
+        """
+        Set `free_bytes`, `accessible` or `vsan_health`.
+
+        That is `green`, `yellow` or `red`, or `absent` (nobody serves it), or `garbled` (no client can read it).
+        """
         self._ask("PUT", "/datastore", what)
 
     def add_person(self, name: str, password: str, *, lacks: tuple[str, ...] = ()) -> None:

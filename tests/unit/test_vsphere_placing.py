@@ -11,6 +11,7 @@ from forkyard.hypervisors.vsphere.inventory import DatastoreRow, HostRow, Invent
 from forkyard.hypervisors.vsphere.parents import Rule, parse_rule
 from forkyard.hypervisors.vsphere.placing import make_placements
 from forkyard.hypervisors.vsphere.specs import count_disk_levels
+from forkyard.hypervisors.vsphere.vsan import list_vsan_clusters
 from forkyard.settings import VsphereSettings
 
 GIB = 1 << 30
@@ -85,6 +86,37 @@ def test_addresses_are_given_away_once() -> None:
 
 def test_a_datastore_that_is_not_well_takes_nothing() -> None:
     assert rooms(make_inventory(1, usable=False), [make_parent(0)]) == [("esx0", 0, "datastore")]
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"), [("2 objects lost a replica", "vSAN health: 2 objects lost a replica"), ("", "vSAN health")]
+)
+def test_a_datastore_whose_vsan_health_is_red_takes_nothing_and_says_why(words: str, limit: str) -> None:
+    inventory = make_inventory(1)
+    ill = replace(inventory.datastores["store-1"], vsan=True, ill=words)
+    assert rooms(replace(inventory, datastores={"store-1": ill}), [make_parent(0)]) == [("esx0", 0, limit)]
+
+
+def test_another_datastore_takes_children_while_one_is_ill() -> None:
+    inventory = make_inventory(2)
+    well = inventory.datastores["store-1"]
+    stores = {"store-1": well, "store-2": replace(well, id="store-2", vsan=True, ill="red")}
+    parents = [make_parent(0), replace(make_parent(1), datastores=("store-2",))]
+    found = rooms(replace(inventory, datastores=stores), parents)
+    assert found == [("esx0", 64, "memory"), ("esx1", 0, "vSAN health: red")]
+
+
+def test_only_the_clusters_that_put_children_on_vsan_are_asked_for_its_health() -> None:
+    inventory = make_inventory(4)
+    homes = {"host-0": "domain-1", "host-1": "domain-1", "host-2": "domain-2", "host-3": None}
+    hosts = {name: replace(inventory.hosts[name], cluster=cluster) for name, cluster in homes.items()}
+    local = inventory.datastores["store-1"]
+    stores = {"store-1": local, "store-2": replace(local, id="store-2", vsan=True)}
+    inventory = replace(inventory, hosts=hosts, datastores=stores)
+    parents = [replace(make_parent(n), datastores=("store-1" if n == 2 else "store-2",)) for n in range(4)]
+    assert list_vsan_clusters(inventory, parents, None) == {"store-2": ["domain-1"]}
+    assert list_vsan_clusters(inventory, parents, "store-2") == {"store-2": ["domain-1", "domain-2"]}
+    assert list_vsan_clusters(inventory, parents, "store-1") == {}
 
 
 def test_what_is_chosen_for_all_is_taken_by_its_id_whatever_else_has_its_name() -> None:

@@ -67,19 +67,23 @@ class PinnedConnection(Connection):
             raise WrongCertificate(found)
 
 
-def make_stub(settings: VsphereSettings, context: ssl.SSLContext, *, version: str, timeout: float) -> Any:  # noqa: ANN401 - pyVmomi's stub
+def make_stub(
+    settings: VsphereSettings, context: ssl.SSLContext, *, version: str, timeout: float, path: str = ""
+) -> Any:  # noqa: ANN401 - pyVmomi's stub
     """
     Make the adapter that calls go through; nothing is sent yet.
+
+    *path* is that of another of vCenter's services than the one that vsphere.url names.
 
     Raises:
         InvalidRequest: vsphere.url or vsphere.thumbprint is none.
     """
-    host, port, path = _split(settings.url)
+    host, port, own_path = _split(settings.url)
     pin = _read_pin(settings.thumbprint)
     stub = SoapStub(
         host=host,
         port=port,
-        path=path,
+        path=path or own_path,
         version=version,
         poolSize=_POOL,
         sslContext=context,

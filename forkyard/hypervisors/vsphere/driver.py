@@ -34,6 +34,7 @@ from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.hypervisors.vsphere.stream import UpdateStream
 from forkyard.hypervisors.vsphere.tools import HOST_NAME, NETWORK, GuestTools
+from forkyard.hypervisors.vsphere.vsan import VsanHealth
 from forkyard.model import (
     ForkSpec,
     FrozenParent,
@@ -74,6 +75,7 @@ class VsphereHypervisor:
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
         self._places = Places(self.session, self._reader, settings.vsphere)
+        self._vsan = VsanHealth(self.session)
         self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, self._places, settings.vsphere)
         self._lock = threading.Lock()
         self._look_at: float | None = None
@@ -116,6 +118,8 @@ class VsphereHypervisor:
         # One that is gone since is no place any more.
         parents = [row for row in parents if row.id in levels or not self._forks_running(row)]
         store = self._choose_datastore()
+        if self._vsphere.vsan_health:
+            inventory = self._vsan.mark_ill(inventory, parents, store)
         return make_placements(parents, inventory, self._vsphere, addresses=free, datastore=store, disk_levels=levels)
 
     def list_hosts(self) -> set[str]:

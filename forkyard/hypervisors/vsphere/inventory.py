@@ -34,15 +34,15 @@ _VM_PATHS = (
     *(_STAMP, _IDENTIFIED, "config.annotation", "config.createDate"),
 )
 _HOST_PATHS = (
-    *("name", "runtime.connectionState", "runtime.inMaintenanceMode", "recentTask"),
+    *("name", "parent", "runtime.connectionState", "runtime.inMaintenanceMode", "recentTask"),
     *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
     *("summary.quickStats.overallMemoryUsage", "summary.quickStats.overallCpuUsage"),
 )
 _TASK_PATHS = ("info.descriptionId", "info.state")
 _LEAVING = "HostSystem.enterMaintenanceMode"
 _DATASTORE_PATHS = (
-    *("name", "summary.capacity", "summary.freeSpace", "summary.accessible", "summary.maintenanceMode"),
-    "overallStatus",
+    *("name", "summary.type", "summary.capacity", "summary.freeSpace", "summary.accessible"),
+    *("summary.maintenanceMode", "overallStatus"),
 )
 _DEVICES = "config.hardware.device"
 _PARENT_PATHS = (
@@ -81,6 +81,8 @@ class HostRow:
     memory_used: int
     cpu_mhz: int
     cpu_used: int
+    cluster: str | None = None
+    """vCenter's id of its cluster; None: it stands alone, or its cluster cannot be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,10 @@ class DatastoreRow:
     capacity: int
     free: int
     usable: bool
-    """Accessible, not in maintenance, and not in an alarm that is red (vSAN's health is shown so)."""
+    """Accessible, not in maintenance, and not in an alarm that is red."""
+    vsan: bool = False
+    ill: str | None = None
+    """What vSAN's own health service says of it while its health is red; None while it is not, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +339,7 @@ def _host_row(ref: Managed, values: Mapping[str, Any], leaving: Collection[str])
     away = values.get("runtime.inMaintenanceMode") or any(
         moid(task) in leaving for task in values.get("recentTask") or ()
     )
+    parent = values.get("parent")
     return HostRow(
         id=moid(ref),
         name=str(values.get("name", "")),
@@ -342,6 +348,7 @@ def _host_row(ref: Managed, values: Mapping[str, Any], leaving: Collection[str])
         memory_used=int(values.get("summary.quickStats.overallMemoryUsage") or 0) << 20,
         cpu_mhz=int(values.get("summary.hardware.cpuMhz") or 0) * int(values.get("summary.hardware.numCpuCores") or 0),
         cpu_used=int(values.get("summary.quickStats.overallCpuUsage") or 0),
+        cluster=moid(parent) if isinstance(parent, vim.ClusterComputeResource) else None,
     )
 
 
@@ -353,6 +360,7 @@ def _datastore_row(ref: Managed, values: Mapping[str, Any]) -> DatastoreRow:
         capacity=int(values.get("summary.capacity") or 0),
         free=int(values.get("summary.freeSpace") or 0),
         usable=bool(values.get("summary.accessible")) and normal and values.get("overallStatus") != "red",
+        vsan=str(values.get("summary.type") or "").lower() == "vsan",
     )
 
 

@@ -91,6 +91,15 @@ def _count_in_memory(parents: Iterable[ParentRow], host: HostRow, settings: Vsph
     return max(0, int(free / each)) if each else _PLENTY
 
 
+def _count_on_disk(store: DatastoreRow, settings: VsphereSettings) -> Room:
+    """Children that the datastore still takes."""
+    if store.ill is not None:
+        return Room(0, f"vSAN health: {store.ill}" if store.ill else "vSAN health")
+    free = store.free - store.capacity * settings.datastore_reserve
+    fit = int(free / settings.child_disk) if settings.child_disk else _PLENTY
+    return Room(max(0, fit) if store.usable else 0, "datastore")
+
+
 def _can_fork(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> bool:
     host = inventory.hosts.get(parent.host or "")
     ready = parent.frozen or settings.fork_running_parents
@@ -112,9 +121,8 @@ def _deal_out(
     _share(rooms, everybody, addresses, "addresses")
     for store in {store.id: store for store in stores.values() if store is not None}.values():
         there = [parent for parent in everybody if (own := stores[parent]) is not None and own.id == store.id]
-        free = store.free - store.capacity * settings.datastore_reserve
-        fit = int(free / settings.child_disk) if settings.child_disk else _PLENTY
-        _share(rooms, there, max(0, fit) if store.usable else 0, "datastore")
+        room = _count_on_disk(store, settings)
+        _share(rooms, there, room.number, room.limited_by)
     return rooms
 
 

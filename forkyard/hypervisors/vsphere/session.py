@@ -56,6 +56,8 @@ class Session:
         self._lock = threading.Lock()
         self._stub: Any = None
         self._slow_stub: Any = None
+        self._context: Any = None
+        self._other_stubs: dict[str, Any] = {}
         self._content: Managed = None
         self._connected = False
         self._logins = 0
@@ -119,6 +121,20 @@ class Session:
         self._slow_stub.cookie = self._stub.cookie
         return self._slow_stub
 
+    def stub_at(self, path: str, *, version: str, timeout: float) -> Any:  # noqa: ANN401 - pyVmomi's stub
+        """
+        The adapter to another of vCenter's services, in the same session and under the same check of certificates.
+
+        What fails there says nothing about this session, so calls through it do not belong in `call`.
+        """
+        self.call("connecting", lambda: None, deadline=Deadline(timedelta(seconds=timeout)))
+        with self._lock:
+            if path not in self._other_stubs:
+                stub = make_stub(self._settings, self._context, version=version, timeout=timeout, path=path)
+                self._other_stubs[path] = _counting(stub, self.calls)
+            self._other_stubs[path].cookie = self._stub.cookie
+            return self._other_stubs[path]
+
     def close(self) -> None:
         """Log out, if vCenter is there to hear it."""
         with self._lock:
@@ -129,7 +145,7 @@ class Session:
                         self._content.sessionManager.Logout()
                 except TransientError as error:
                     logger.debug("%s", error)
-            for stub in (self._stub, self._slow_stub):
+            for stub in (self._stub, self._slow_stub, *self._other_stubs.values()):
                 if stub is not None:
                     stub.DropConnections()
 
@@ -202,7 +218,7 @@ class Session:
         self._valid = True
 
     def _connect(self) -> None:
-        context = make_context(self._settings)
+        context = self._context = make_context(self._settings)
         asking = make_stub(self._settings, context, version=FIRST_VERSION, timeout=CALL_TIMEOUT)
         about = vim.ServiceInstance("ServiceInstance", asking).RetrieveContent().about
         version = choose_version(about.apiVersion)
