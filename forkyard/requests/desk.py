@@ -23,7 +23,15 @@ from forkyard.plan import check_request
 from forkyard.requests import OPEN, WITH_RUN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
 from forkyard.requests.plans import PlanRecord
-from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
+from forkyard.requests.series import (
+    count_from,
+    find_conflicts,
+    find_step_before,
+    foresee,
+    make_again,
+    make_steps,
+    shift,
+)
 from forkyard.requests.store import Store
 from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
@@ -104,7 +112,7 @@ class Desk:
         """
         settings = self._load()
         try:
-            record = self._look(settings, request)
+            record = self.look(request)
         except (RequestError, PermanentError) as error:
             return self._keep_unplanned(settings, request, str(error))
         record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
@@ -154,8 +162,15 @@ class Desk:
         return self.store.move(request, State.AWAITING, entry, **fields)
 
     def look(self, request: Request) -> PlanRecord:
-        """Plan the request on the fleet of this moment, and keep nothing of it."""
-        return self._look(self._load(), request)
+        """
+        Plan the request on the fleet of this moment, and keep nothing of it.
+
+        One that begins after something else that is scheduled is planned for what that leaves.
+        """
+        record = self._look(self._load(), request)
+        scheduled = self.store.list_requests(states=[State.SCHEDULED], service=request.service, timed=True)
+        step = find_step_before(request, scheduled)
+        return record if step is None or step.target == record.current else foresee(record, request, step)
 
     def approve(
         self,

@@ -91,6 +91,43 @@ def make_again(old: Request, who: str, kind: str, target: int, now: datetime, *,
     )
 
 
+def find_step_before(request: Request, others: Iterable[Request]) -> Request | None:
+    """Of the *others* that are scheduled the one that decides last before *request* begins; its own are none."""
+    start = request.start_at
+    if start is None or request.kind == "later":
+        return None
+    family = {request.id, request.parent} - {None}
+    before = [
+        (other.start_at, other)
+        for other in others
+        if other.start_at is not None and other.start_at < start and not {other.id, other.parent} & family
+    ]
+    return max(before, key=lambda pair: pair[0], default=(None, None))[1]
+
+
+def foresee(record: PlanRecord, request: Request, step: Request) -> PlanRecord:
+    """The plan for the fleet that *step* leaves, which is what the request finds, and not for that of this moment."""
+    there = step.target
+    later = record.later
+    if request.hold_seconds is not None and request.kind != "retry":
+        later = tuple((moment, there) for moment, _ in later)
+    note = (
+        f"{step.token} has {record.service} at {there} from {step.start_at:%Y-%m-%d %H:%M} UTC on: it is planned for "
+        f"that, and not for the {record.current} of now."
+    )
+    return replace(
+        record,
+        current=there,
+        forks=max(0, record.target - there),
+        retires=max(0, there - record.target),
+        removes=0,
+        later=later,
+        notes=(*record.notes, note),
+        # What is known is how long the forks of now would take.
+        expected_seconds=None,
+    )
+
+
 def shift(request: Request, start: datetime) -> PlanRecord | None:
     """The request's plan with all its moments moved along; raises InvalidRequest when there is nothing to move from."""
     plan = request.plan
@@ -133,4 +170,13 @@ def _span(request: Request, plan: PlanRecord, now: datetime) -> tuple[datetime, 
     return begin, max([begin, *(moment for moment, _ in plan.later)])
 
 
-__all__ = ["catch_up", "count_from", "find_conflicts", "make_again", "make_steps", "shift"]
+__all__ = [
+    "catch_up",
+    "count_from",
+    "find_conflicts",
+    "find_step_before",
+    "foresee",
+    "make_again",
+    "make_steps",
+    "shift",
+]

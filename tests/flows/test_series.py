@@ -9,7 +9,7 @@ import pytest
 from forkyard.errors import InvalidRequest
 from forkyard.moments import When
 from forkyard.presales import Calendar, parse_calendar
-from forkyard.requests import Notice, Request, State
+from forkyard.requests import Need, Notice, Request, State
 from forkyard.requests.calendar import tick
 from tests.flows.office import APPROVER, ASKER, Office, furnished
 
@@ -169,6 +169,31 @@ def test_a_request_into_an_event_is_warned_of_it(office: Office) -> None:
     (note,) = inside.plan.notes
     assert note.startswith(f"{told.request.token} wants game to 6 at 2026-11-21 17:55 UTC until 2026-11-21 20:00 UTC")
     assert outside.plan.notes == ()
+
+
+def test_a_request_that_begins_after_another_is_planned_for_what_that_leaves(office: Office) -> None:
+    office.yard.scale(1)
+    office.approved(6, at=When(NOW + HOUR, "Z"))
+    office.clock.hands = NOW + timedelta(minutes=1)
+    after = office.ask(7, at=When(NOW + 3 * HOUR, "Z"), hold=HOUR)
+    assert after.plan is not None
+    assert (after.plan.current, after.plan.forks, after.plan.later) == (6, 1, ((NOW + 4 * HOUR, 6),))
+    assert any("at 6 from 2026-11-20 13:00 UTC on: it is planned for that" in note for note in after.plan.notes)
+    before = office.ask(2, at=When(NOW + HOUR / 2, "Z"))
+    assert before.plan is not None
+    assert (before.plan.current, before.plan.forks) == (1, 1)
+
+
+def test_a_small_step_from_now_that_is_a_large_one_by_then_needs_another_person(office: Office) -> None:
+    office.yard.scale(6)
+    office.approved(0, at=When(NOW + HOUR, "Z"))
+    office.clock.hands = NOW + timedelta(minutes=1)
+    asked = office.ask(7, at=When(NOW + 2 * HOUR, "Z"))
+    assert (asked.need, asked.plan and asked.plan.forks) == (Need.OTHER, 7)
+    approved = office.desk.approve(APPROVER, asked.token)
+    office.yard.scale(0)
+    office.clock.hands = NOW + 2 * HOUR
+    assert office.run(approved)[0].ok
 
 
 def test_an_event_over_a_request_is_warned_of_it_and_so_is_one_into_an_event_that_runs(office: Office) -> None:
