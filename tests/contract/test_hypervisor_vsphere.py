@@ -237,6 +237,13 @@ def test_a_name_that_several_networks_have_is_refused_and_a_path_is_taken(tmp_pa
         assert fork(world.open(datastore="/yard/datastore/vsanDatastore"), "game-a-2").name == "game-a-2"
 
 
+def test_a_datastore_that_is_not_there_leaves_no_room_and_keeps_nobody_from_looking(world: VsphereWorld) -> None:
+    hypervisor = world.open(datastore="gone")
+    assert {(p.room, p.limited_by) for p in hypervisor.placements(SERVICE)} == {(0, "vsphere.datastore")}
+    assert hypervisor.list_vms(SERVICE) == []
+    assert len(hypervisor.list_parents(SERVICE)) == 4
+
+
 def test_a_full_datastore_has_no_room(world: VsphereWorld) -> None:
     hypervisor = world.open()
     place = hypervisor.placements(SERVICE)[0]

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from time import monotonic
 
 from prefect import flow
 from websockets.sync.server import Server, ServerConnection, serve
@@ -44,6 +45,15 @@ def test_a_connection_that_breaks_is_made_again_and_news_come_once_more() -> Non
     with stream_that_breaks() as url, listening(RunEvents(url), heard.append):
         until(lambda: len(heard) >= 2, seconds=10, what="news on the second connection")
     assert heard == ["run-1", "run-2"]
+
+
+def test_a_stream_that_is_just_connecting_keeps_nobody_waiting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        events, began = RunEvents(f"http://127.0.0.1:{silent.getsockname()[1]}/api"), monotonic()
+        with listening(events, list[str]().append):
+            silent.accept()
+        # Its handshake alone would be given ten seconds.
+        assert monotonic() - began < 5
 
 
 @contextmanager

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.errors import InvalidRequest
+from forkyard.errors import InvalidRequest, NotFound
 from forkyard.moments import When
 from forkyard.presales import Calendar, parse_calendar
 from forkyard.requests import Need, Notice, Request, State
 from forkyard.requests.calendar import tick
+from forkyard.requests.moves import make_entry
+from forkyard.requests.starting import drop_unwanted
 from tests.flows.office import APPROVER, ASKER, Office, furnished
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -139,6 +141,34 @@ def test_an_event_that_has_begun_is_not_moved(office: Office) -> None:
     (missed,) = look(office, calendar(office), START)
     with pytest.raises(InvalidRequest, match="or move the event in the calendar"):
         office.desk.move(ASKER, missed.request.token, When(START + 9 * HOUR, "Z"))
+
+
+class Ahead:
+    """Runs that are still to begin, one of which cannot be taken back."""
+
+    def __init__(self, stuck: str, **of: str) -> None:
+        """Know the request of each run; *stuck* is the one."""
+        self.stuck, self.of = stuck, of
+        self.cancelled: list[str] = []
+
+    def list_ahead(self) -> dict[str, str]:
+        return self.of
+
+    def cancel(self, run_id: str) -> None:
+        if run_id == self.stuck:
+            raise NotFound(run_id)
+        self.cancelled.append(run_id)
+
+
+def test_a_run_that_cannot_be_taken_back_keeps_no_other_from_it(office: Office) -> None:
+    gone, wanted, running = office.ask(2), office.approved(4), office.approved(3)
+    office.desk.cancel(ASKER, gone.token)
+    office.store.move(running, State.RUNNING, make_entry(running, "forkyard", "start"), run_id="run-9")
+    runs = Ahead("run-1", **{"run-1": gone.id, "run-2": gone.id, "run-3": wanted.id, "run-4": running.id, "run-5": "x"})
+    with pytest.raises(NotFound, match="run-1"):
+        drop_unwanted(office.desk, runs)
+    # The fourth is not the run that the request has.
+    assert runs.cancelled == ["run-2", "run-4"]
 
 
 def test_a_rollback_goes_back_to_what_the_run_found(office: Office) -> None:

@@ -28,9 +28,11 @@ class Script:
     cancelled: threading.Event = field(default_factory=threading.Event)
     running: threading.Event = field(default_factory=threading.Event)
     looks: int = 0
+    asked: list[str] = field(default_factory=list)
 
     def answer(self, verb: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401, PLR0911 - JSON; one answer a call
         """Answer one call."""
+        self.asked.append(path)
         match verb, path:
             case "GET", "/api/health":
                 return True

@@ -116,6 +116,16 @@ def test_a_person_is_told_the_next_command(config: Path, capsys: pytest.CaptureF
     assert "next: forkyard approve " in out
 
 
+def test_a_request_that_never_had_a_run_is_cancelled_without_asking_for_runs(
+    config: Path, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ask(config, capsys, 4)
+    script.asked.clear()
+    command.run_cancel(config, asked["token"], as_json=True)
+    assert answer(capsys)["state"] == "cancelled"
+    assert script.asked == []
+
+
 def test_deny_cancel_and_retry(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ask(config, capsys, 2)
     assert command.run_deny(config, asked["token"], "not today", as_json=True) == 0
