@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cli import requests as command
 from cli import schedule
 from forkyard.commands import Amount, Scale
-from forkyard.errors import InvalidRequest, NotFound, NotPermitted
+from forkyard.errors import InvalidRequest, NotFound, NotPermitted, Unavailable
 from forkyard.moments import When
 from forkyard.requests import Entry, Request, State
 from forkyard.requests.plans import PlaceRecord, PlanRecord, find_later
@@ -81,6 +82,35 @@ def test_what_is_asked_waits_is_approved_by_another_and_starts_once(
     assert (approved["state"], approved["run_id"]) == ("approved", RUN)
     assert (script.parameters["target"], script.parameters["request_id"]) == (8, asked["id"])
     assert "warrant" not in script.parameters
+
+
+def test_a_plan_that_the_fleet_has_left_behind_is_planned_again_instead_of_approved(
+    config: Path, script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(config, capsys, 2)
+    look = command.plan_now
+    monkeypatch.setattr("cli.requests.plan_now", lambda *a, **k: replace(look(*a, **k), current=9, forks=0, retires=7))
+    assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 2
+    out, err = capsys.readouterr()
+    shown = json.loads(out)
+    assert "not approved, but planned again: 9 children count now, and 0 when it was approved" in err
+    assert "must be approved again" in err
+    assert (shown["state"], shown["now"], shown["retires"]) == ("awaiting approval", 9, 7)
+    assert script.parameters == {}
+
+
+def test_a_fleet_that_cannot_be_seen_is_left_to_the_run_to_judge(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(config, capsys, 2)
+
+    def fail(*_: object, **__: object) -> PlanRecord:
+        message = "the host does not answer"
+        raise Unavailable(message)
+
+    monkeypatch.setattr("cli.requests.plan_now", fail)
+    assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 0
+    assert answer(capsys)["state"] == "approved"
 
 
 def test_break_glass_needs_a_reason_and_is_in_the_log(
