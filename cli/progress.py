@@ -71,7 +71,9 @@ def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> N
     children = report["children"]
     used = [p for p in STAGES if any(p.value in child["seconds"] for child in children)]
     columns = [phase.value for phase in used]
-    title = f"{report['service']}: {report['message']} ({seconds:.1f} s)"
+    message, service = str(report["message"]), f"{report['service']}: "
+    # An error that stopped the run names the service itself.
+    title = f"{service}{message.removeprefix(service)} ({seconds:.1f} s)"
     # A report of an earlier version, or of a hypervisor that cannot tell, has no memory.
     # The unit is the heading: five phases leave no more of 80 columns.
     memory = ["MiB"] if any(child.get("pss_bytes") is not None for child in children) else []
