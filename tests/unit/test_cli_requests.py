@@ -159,6 +159,14 @@ def test_deny_cancel_and_retry(config: Path, capsys: pytest.CaptureFixture[str])
         command.run_cancel(config, "ffffff", as_json=True)
 
 
+def test_no_id_at_all_is_no_request(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        ask(config, capsys, 2)
+    for nothing in ("", " "):
+        with pytest.raises(InvalidRequest, match="Which request"):
+            command.run_approve(config, nothing, break_glass="", as_json=True)
+
+
 def test_a_lock_is_told_to_who_asks(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run_lock(config, "game", "audit", as_json=True) == 0
     assert answer(capsys)["reason"] == "audit"
