@@ -223,6 +223,26 @@ def test_the_schedule_says_what_comes_and_a_move_is_approved_anew(
     assert script.cancelled.is_set()
 
 
+def test_what_waits_for_approval_is_listed_below_what_is_scheduled(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert schedule.run_list(config, None, as_json=False) == 0
+    assert capsys.readouterr().out == "Nothing is scheduled, and nothing waits for approval.\n"
+    now = ask(config, capsys, 8)
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(days=1)
+    later, scheduled = (ask(config, capsys, 2, at=f"{begin + timedelta(days=n):%Y-%m-%dT%H:%M} Z") for n in (0, 1))
+    command.run_approve(config, scheduled["token"], break_glass="", as_json=True)
+    capsys.readouterr()
+    assert schedule.run_list(config, "game", as_json=False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [scheduled["token"], now["token"], later["token"]]
+    assert lines[1] == f"{now['token']}: game to 8 now: awaiting approval"
+    assert schedule.run_list(config, None, as_json=True) == 0
+    shown = answer(capsys)
+    assert [row["token"] for row in shown["requests"]] == [later["token"], scheduled["token"]]
+    assert [row["token"] for row in shown["waiting"]] == [now["token"], later["token"]]
+
+
 def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=20)
     calendar = config.with_name("presales.toml")
