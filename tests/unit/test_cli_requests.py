@@ -88,7 +88,7 @@ def test_a_plan_that_the_fleet_has_left_behind_is_planned_again_instead_of_appro
     config: Path, script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ask(config, capsys, 2)
-    look = command.plan_now
+    look = vars(command)["plan_now"]
     monkeypatch.setattr("cli.requests.plan_now", lambda *a, **k: replace(look(*a, **k), current=9, forks=0, retires=7))
     assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 2
     out, err = capsys.readouterr()
