@@ -16,6 +16,8 @@ class PartState:
 
     running: bool
     detail: str
+    on_disk: bool = False
+    """Whether it is nothing but files: `running` says then that they are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class LabState:
     """Of a lab with a vCenter of its own: `url`, `user`, `password`, `thumbprint`."""
 
     @property
+    def running(self) -> list[str]:
+        """Names of the parts that run; what is only kept on disk is none of them."""
+        return [name for name, part in self.parts.items() if part.running and not part.on_disk]
+
+    @property
     def up(self) -> bool:
         """Whether every part runs."""
         return all(part.running for part in self.parts.values())
@@ -42,7 +49,7 @@ def observe_lab(settings: Settings) -> LabState:
     from lab.world import status  # noqa: PLC0415 - the lab's libraries are imported only here
 
     found = status(settings)
-    parts = {part.name: PartState(part.healthy, part.detail) for part in found.parts}
+    parts = {part.name: PartState(part.healthy, part.detail, part.on_disk) for part in found.parts}
     vcenter = asdict(found.vcenter) if found.vcenter is not None else None
     return LabState(found.load_balancer, found.consul, found.prefect, asdict(found.slack), parts, vcenter)
 
@@ -98,8 +105,8 @@ def run_status(config: Path | None, *, as_json: bool) -> int:
     if as_json:
         emit(lab_shape(state))
     else:
-        running = sum(part.running for part in state.parts.values())
-        _show(state, f"{running} of {len(state.parts)} parts run")
+        programs = [part for part in state.parts.values() if not part.on_disk]
+        _show(state, f"{len(state.running)} of {len(programs)} parts run")
     return 0 if state.up else 1
 
 
@@ -109,7 +116,8 @@ def _show(state: LabState, title: str) -> None:
     console = make_console()
     table = make_table(title, "part", "state", "detail")
     for name, part in state.parts.items():
-        shown = "[green]runs[/green]" if part.running else "[red]does not run[/red]"
+        fine, not_fine = ("on disk", "not ready") if part.on_disk else ("runs", "does not run")
+        shown = f"[green]{fine}[/green]" if part.running else f"[red]{not_fine}[/red]"
         table.add_row(name, shown, part.detail.replace("[", "\\["))
     console.print(table)
     console.print(f"\n  load balancer  {state.load_balancer}")

@@ -187,7 +187,7 @@ def check_lab(settings: Settings) -> Iterable[Finding]:
 
     status = observe_lab(settings)
     dead = sorted(name for name, state in status.parts.items() if not state.running)
-    if not status.parts or len(dead) == len(status.parts):
+    if not status.running:
         yield warned("lab", "is down", _UP)
     elif dead:
         yield failed("lab", f"not running: {', '.join(dead)}", "Run `forkyard lab up`: it starts what is missing.")
@@ -239,7 +239,7 @@ def _start_it(settings: Settings) -> str:
 def _lab_is_up(settings: Settings) -> bool:
     from cli.lab import observe_lab  # noqa: PLC0415 - as above
 
-    return any(state.running for state in observe_lab(settings).parts.values())
+    return bool(observe_lab(settings).running)
 
 
 LAB_CHECKS: tuple[Check, ...] = (

@@ -75,7 +75,9 @@ def run_list(config: Path | None, *, as_json: bool) -> int:
     from cli.tables import make_table, render_size  # noqa: PLC0415 - only for people
 
     columns = ("parent", "service", "host", "frozen", "memory", "children", "fingerprint")
-    title = f"{len(parents)} frozen parents" + (f", {len(unfrozen)} not frozen" if unfrozen else "")
+    title = ("1 frozen parent" if len(parents) == 1 else f"{len(parents)} frozen parents") + (
+        f", {len(unfrozen)} not frozen" if unfrozen else ""
+    )
     table = make_table(title, *columns, right=("memory", "children"))
     for parent in parents:
         moment = f"{parent.frozen_at:%Y-%m-%d %H:%M}"

@@ -5,19 +5,20 @@ Everything here is written to stderr but the final table, which is the command's
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cli.output import make_console, say
 from flows.runs import Progress
-from forkyard.model import ScaleRequest
+from forkyard.model import Phase, ScaleRequest
 from forkyard.report import STAGES
 from forkyard.stages import read_stages
 
 Show = Callable[[Progress], None]
 
 _WIDTH = 30
+_GOING = (Phase.DRAINING, Phase.RETIRED)
 
 
 @contextmanager
@@ -69,21 +70,23 @@ def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> N
 
     console = make_console()
     children = report["children"]
-    used = [p for p in STAGES if any(p.value in child["seconds"] for child in children)]
-    columns = [phase.value for phase in used]
-    title = f"{report['service']}: {report['message']} ({seconds:.1f} s)"
+    columns = _choose_columns(children)
+    message, service = str(report["message"]), f"{report['service']}: "
+    # An error that stopped the run names the service itself.
+    title = f"{service}{message.removeprefix(service)} ({seconds:.1f} s)"
     # A report of an earlier version, or of a hypervisor that cannot tell, has no memory.
     # The unit is the heading: five phases leave no more of 80 columns.
     memory = ["MiB"] if any(child.get("pss_bytes") is not None for child in children) else []
-    table = make_table(title, "child", "phase", *columns, *memory, right=[*columns, *memory])
+    table = make_table("", "child", "phase", *columns, *memory, right=[*columns, *memory])
     for child in children:
         times = [f"{child['seconds'][c]:.1f}" if c in child["seconds"] else "" for c in columns]
         sizes = [render_size(child.get("pss_bytes")).removesuffix(" MiB") for _ in memory]
         table.add_row(child["name"], str(child["phase"]), *times, *sizes)
+    # A title of the table would be wrapped to its width, which may be a few columns.
+    if children or report["ok"]:
+        console.print(title, markup=False, style="bold")
     if children:
         console.print(table)
-    elif report["ok"]:
-        console.print(title, markup=False)
     for child in children:
         if child.get("error"):
             console.print(f"  {child['error']}", markup=False)
@@ -91,3 +94,10 @@ def show_report(report: Mapping[str, Any], url: str | None, seconds: float) -> N
         console.print(f"  {note}", markup=False)
     if url:
         console.print(f"  {url}", markup=False, soft_wrap=True)
+
+
+def _choose_columns(children: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The phases that took time; both kinds do not fit 80 columns, so those of going are left to --json."""
+    used = [phase for phase in STAGES if any(phase.value in child["seconds"] for child in children)]
+    coming = [phase for phase in used if phase not in _GOING]
+    return [phase.value for phase in coming or used]

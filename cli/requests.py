@@ -13,17 +13,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cli.failures import CAN_BE_MENDED
 from cli.output import emit, make_console, say
 from flows.runs import Runs
 from forkyard.commands import Amount, Approve, Cancel, Deny, Lock, Scale, Unlock
-from forkyard.errors import ForkyardError, InvalidRequest
+from forkyard.decisions import judge_approver
+from forkyard.errors import ForkyardError, InvalidRequest, PermanentError, RequestError, TransientError
 from forkyard.estimates import list_runs
 from forkyard.moments import When, read_duration, read_when
 from forkyard.requests import Request, State
 from forkyard.requests.audit import Logged, render
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import plan_now
-from forkyard.requests.plans import PlanRecord
+from forkyard.requests.plans import PlanRecord, find_drift
 from forkyard.requests.starting import drop_unwanted, settle_ended, start_due
 from forkyard.requests.store import Store, open_store
 from forkyard.roles import LOCAL, Person
@@ -89,10 +91,18 @@ def run_ask(
 
 
 def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bool) -> int:
-    """Approve, and start what is due."""
+    """Approve, and start what is due; code 2 when the fleet is not as it was planned on any more."""
+    person = find_person()
     with open_desk(config) as (desk, settings):
+        stale = _find_stale(desk, settings, person, desk.store.find(name), break_glass)
+        if stale is not None:
+            planned = desk.plan(desk.store.find(name))
+            ask = " The new plan must be approved again." if planned.state is State.AWAITING else ""
+            say(f"{planned.token}: not approved, but planned again: {stale}.{ask}")
+            show_request(planned, as_json=as_json)
+            return CAN_BE_MENDED
         request = desk.approve(
-            find_person(), name, break_glass=break_glass, where="terminal", raw=f"{Approve(name, break_glass)}"
+            person, name, break_glass=break_glass, where="terminal", raw=f"{Approve(name, break_glass)}"
         )
         runs = Runs(settings.prefect.api_url)
         start_due(desk, runs)
@@ -103,6 +113,22 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
         if request.run_id is not None:
             say(f"{request.token}: look at {runs.run_url(request.run_id)}")
     return show_request(request, as_json=as_json)
+
+
+def _find_stale(desk: Desk, settings: Settings, person: Person, request: Request, break_glass: str) -> str | None:
+    """Why the gate would send the request back at once if it were approved; None: it would not, or nobody can see."""
+    try:
+        judge_approver(settings.chatops, request, person, now=desk.store.now(), break_glass=break_glass)
+    except RequestError:
+        return None  # the desk refuses it, and puts that on record
+    if request.plan is None or request.start_at is not None or request.service in desk.store.locks():
+        return None  # what starts later is planned again before it does
+    try:
+        return find_drift(request.plan, desk.look(request), tolerance=settings.requests.drift)
+    except TransientError:
+        return None  # the run looks itself
+    except (RequestError, PermanentError) as error:
+        return str(error).rstrip(".")
 
 
 def run_deny(config: Path | None, name: str, reason: str, *, as_json: bool) -> int:

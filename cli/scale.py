@@ -24,6 +24,7 @@ from forkyard.errors import ForkyardError, Unavailable
 from forkyard.model import ScaleRequest
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
+from forkyard.requests.peek import peek_locked
 from forkyard.roles import LOCAL
 from forkyard.settings import Settings, load_settings
 
@@ -63,6 +64,12 @@ def run_scale(config: Path | None, options: ScaleOptions) -> int:
         from cli.fleet import show_plan  # noqa: PLC0415 - a plan needs the drivers, a run does not
 
         return show_plan(settings, request, as_json=options.as_json)
+    if peek_locked(settings, options.service):
+        from cli.requests import find_person, open_desk  # noqa: PLC0415 - only where there is something to refuse
+
+        with open_desk(config) as (desk, _):
+            raw = f"scale {options.service} to {options.target}"
+            desk.insist_unlocked(find_person(), options.service, where="terminal", raw=raw)
     if options.target == 0 and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
         from cli.parent import confirm  # noqa: PLC0415 - only at a terminal
 

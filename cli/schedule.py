@@ -25,7 +25,9 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
     now = datetime.now(UTC)
     with open_desk(config) as (desk, settings):
         found = desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], service=service, limit=1000)
-        rows = sorted((row for row in found if row.start_at is not None), key=lambda row: str(row.start_at))
+        found.sort(key=lambda row: row.start_at or row.requested_at)
+        rows = [row for row in found if row.start_at is not None]
+        waiting = [row for row in found if row.state is State.AWAITING]
         calendar = load_calendar(settings, config, now=now)
         leads = find_leads(desk, calendar)
     occurrences = [
@@ -45,21 +47,24 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
             }
             for o in occurrences
         ]
-        emit({"requests": [request_shape(row) for row in rows], "events": events})
+        shapes = {"requests": [request_shape(row) for row in rows], "waiting": [request_shape(row) for row in waiting]}
+        emit({**shapes, "events": events})
         return 0
-    lines = [_line(row) for row in rows]
+    lines = [_line(row) for row in (*(row for row in rows if row.state is State.SCHEDULED), *waiting)]
     lines += [
         f"{o.name}: {o.event.service} to {o.event.target} at {write_moment(o.start, o.event.zone)}, "
         f"until {write_moment(o.end, o.event.zone)}; {leads[o.name].why}"
         for o in occurrences
     ]
-    make_console().print("\n".join(lines or ["Nothing is scheduled."]), markup=False, soft_wrap=True)
+    make_console().print(
+        "\n".join(lines or ["Nothing is scheduled, and nothing waits for approval."]), markup=False, soft_wrap=True
+    )
     return 0
 
 
 def _line(row: Request) -> str:
-    when = write_moment(row.start_at, row.zone) if row.start_at else "now"
-    return f"{row.token}: {row.service} to {row.target} at {when}: {row.state.value}"
+    when = f"at {write_moment(row.start_at, row.zone)}" if row.start_at else "now"
+    return f"{row.token}: {row.service} to {row.target} {when}: {row.state.value}"
 
 
 def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:

@@ -80,6 +80,8 @@ def _message(work: Work, after: Fleet | None, serving: int, error: BaseException
 
 def _tell_error(work: Work, after: Fleet | None, serving: int, error: BaseException) -> str:
     now = f"{serving} of {work.request.target} serving" if after is not None else "nobody knows how many serve"
+    if not isinstance(error, Exception):
+        return f"cancelled: {now}"
     if not isinstance(error, ForkyardError):
         return f"stopped by {type(error).__name__}: {now}"
     # Before anything was begun the error is all there is to say.

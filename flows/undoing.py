@@ -31,7 +31,9 @@ def undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        work.permit.withdraw(f"the request was stopped ({type(error).__name__})")
+        # Ctrl-C and Prefect's TerminationSignal are no errors: somebody wants it so.
+        failed = isinstance(error, Exception)
+        work.permit.withdraw(f"the request {'has failed' if failed else 'was cancelled'}")
         logger.warning("%s: stopped by %s: undoing what is half made", work.service, type(error).__name__)
         with _deaf_to_sigterm():
             stages.settle(SETTLE)

@@ -26,11 +26,11 @@ def find_need(plan: PlanRecord, policy: ServiceSettings, requester: str) -> tupl
     counts = [plan.target, *(number for _, number in plan.later)]
     change = max([plan.change, *(abs(after - before) for before, after in pairwise(counts))])
     if change > policy.approval_above:
-        return Need.OTHER, f"it changes {change} servers, and more than {policy.approval_above} is large"
+        return Need.OTHER, f"it changes {_count_servers(change)}, and more than {policy.approval_above} is large"
     lower = min([plan.target, *(number for _, number in plan.later)])
     if policy.production and lower < plan.current:
         return Need.OTHER, f"it makes {plan.service} smaller, which is in production"
-    return Need.REQUESTER, f"it changes {plan.change} servers, and up to {policy.approval_above} is small"
+    return Need.REQUESTER, f"it changes {_count_servers(plan.change)}, and up to {policy.approval_above} is small"
 
 
 def judge_approver(
@@ -70,10 +70,20 @@ def judge_approver(
         return Kind.OTHER
     if break_glass:
         return Kind.BREAK_GLASS
-    able = name_able(chatops, "approve", request.service)
+    able = name_able(chatops, "approve", request.service, but=person)
+    if local:
+        # The bot may go by other settings than this file's: the lab's roles are only there.
+        who = f"Somebody else approves it here, or in Slack who has the role there{f' ({able})' if able else ''}"
+        alone = f'forkyard approve {request.token} --break-glass "TEXT"'
+    else:
+        who = f"Ask one of {able}" if able else "Nobody else has the role yet"
+        alone = f'approve {request.token} break-glass because "TEXT"'
     text = (
         f"{request.token}: needs another person's approval than yours: {request.need_why}. "
-        f"{f'Ask one of {able}' if able else 'Nobody else has the role yet'}; "
-        f'if nobody can be waited for: approve {request.token} break-glass because "TEXT"'
+        f"{who}; if nobody can be waited for: {alone}"
     )
     raise NotPermitted(text)
+
+
+def _count_servers(number: int) -> str:
+    return "1 server" if number == 1 else f"{number} servers"

@@ -78,10 +78,10 @@ def list_roles(chatops: ChatopsSettings, person: Person) -> list[str]:
     return sorted(_roles_of(chatops, person))
 
 
-def name_able(chatops: ChatopsSettings, verb: str, service: str | None = None) -> str:
-    """Those who may, as Slack shows people and groups; empty when nobody may."""
+def name_able(chatops: ChatopsSettings, verb: str, service: str | None = None, *, but: Person | None = None) -> str:
+    """Those who may, as Slack shows people and groups; empty when nobody may, *but* that person left aside."""
     granting = [role for role in chatops.roles.values() if _grants(role, verb, service)]
-    users = dict.fromkeys(f"<@{user}>" for role in granting for user in role.users)
+    users = dict.fromkeys(f"<@{user}>" for role in granting for user in role.users if but is None or user != but.id)
     groups = dict.fromkeys(f"<!subteam^{group}>" for role in granting for group in role.groups)
     return ", ".join([*users, *groups])
 

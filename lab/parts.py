@@ -28,6 +28,8 @@ class Part:
     """Parts that must run first."""
     ports: Callable[[], Sequence[int]] = tuple
     """Ports of 127.0.0.1 that its start would open now: none while it runs."""
+    on_disk: bool = False
+    """Whether it is nothing but files, which stay when the lab is down."""
 
 
 def start_parts(parts: Sequence[Part], progress: Progress) -> None:

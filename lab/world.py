@@ -33,6 +33,8 @@ class PartStatus:
     healthy: bool
     detail: str
     """What is wrong; empty when nothing is."""
+    on_disk: bool = False
+    """Whether it is nothing but files, which stay when the lab is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def status(settings: Settings) -> LabStatus:
         consul=f"http://127.0.0.1:{settings.lab.consul_port}",
         prefect=f"http://127.0.0.1:{settings.lab.prefect_port}",
         slack=slack_status(settings),
-        parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason) for part in parts),
+        parts=tuple(PartStatus(part.name, not (reason := part.trouble()), reason, part.on_disk) for part in parts),
         vcenter=find_door(settings),
     )
 
@@ -126,6 +128,7 @@ def _parent(settings: Settings, service: str, progress: Progress) -> Part:
         trouble=lambda: parent_trouble(settings, service),
         stop=lambda: remove_children(settings, service),
         after=("network",),
+        on_disk=True,
     )
 
 

@@ -194,7 +194,7 @@ class Work:
         for pause in _pauses():
             refusal = self.permit.refusal(undo=undo)
             if refusal is not None:
-                return Outcome(name, None, f"{name}: not begun: {refusal}")
+                return Outcome(name, None, f"{name}: stopped before its next step: {refusal}")
             try:
                 return Outcome(name, call(deadline - datetime.now(UTC)))
             except TransientError as error:

@@ -175,6 +175,13 @@ class ServiceLock:
     reason: str
     since: datetime
 
+    def __str__(self) -> str:
+        """What whoever wants to change the service is told."""
+        return (
+            f"{self.service}: is locked by {self.who} since {self.since:%Y-%m-%d %H:%M} UTC: {self.reason}. "
+            f"When it is over: unlock {self.service}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

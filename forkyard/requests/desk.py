@@ -335,6 +335,11 @@ class Desk:
             self._check(person, "unlock", service)
             self.store.unlock(service, replace(entry, decision="unlocked"))
 
+    def insist_unlocked(self, person: Person, service: str, *, where: str = "", raw: str = "") -> None:
+        """Raise NotPermitted when the service is locked, for what begins without a request; the refusal is recorded."""
+        with self._refusing(Entry(who=person.id, action="scale", where=where, raw=raw, service=service)):
+            self._check_unlocked(service)
+
     def sweep(self) -> list[Request]:
         """Expire what nobody approved in time, ask about starts that nobody began; returns those."""
         now, done = self.store.now(), list[Request]()
@@ -385,11 +390,7 @@ class Desk:
     def _check_unlocked(self, service: str) -> None:
         held = self.store.locks().get(service)
         if held is not None:
-            text = (
-                f"{service}: is locked by {held.who} since {held.since:%Y-%m-%d %H:%M} UTC: {held.reason}. "
-                f"When it is over: unlock {service}"
-            )
-            raise NotPermitted(text)
+            raise NotPermitted(str(held))
 
     @contextmanager
     def _refusing(self, entry: Entry) -> Iterator[None]:

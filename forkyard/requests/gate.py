@@ -189,8 +189,8 @@ def admit_direct(store: Store, settings: Settings, request: ScaleRequest, warran
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
     held = store.locks().get(request.service)
     if held is not None:
-        text = f"the service is locked by {held.who}: {held.reason}. Unlock it first: unlock {request.service}."
-        raise NotPermitted(_refuse(store, request, run_id, text))
+        _refuse(store, request, run_id, str(held))
+        raise NotPermitted(str(held))
     row = Request(
         id=request.id,
         state=State.RUNNING,

@@ -128,8 +128,11 @@ class Store:
             return self._get(connection, request_id)
 
     def find(self, prefix: str) -> Request:
-        """The one request whose id begins so; raises NotFound, or InvalidRequest for several."""
-        start = prefix.lower()
+        """The one request whose id begins so; raises NotFound, or InvalidRequest for none or several."""
+        start = prefix.strip().lower()
+        if not start:
+            text = "Which request? Give the beginning of its ID; list what there is with: log"
+            raise InvalidRequest(text)
         with self._read() as connection:
             query = select(t.requests).where(t.requests.c.id.startswith(start, autoescape=True)).limit(3)
             rows = connection.execute(query).mappings().all()

@@ -249,7 +249,8 @@ def test_a_locked_service_takes_no_request_and_starts_no_run(office: Office) -> 
     warrant = make_warrant(office.settings, "direct-1", "game", 4, "local:root")
     direct = replace(approved, id="direct-1")
     _, error = office.run(direct, warrant=warrant)
-    assert "locked by U2: audit" in str(error)
+    assert str(error).startswith("game: is locked by U2 since ")
+    assert str(error).endswith(": audit. When it is over: unlock game")
     assert office.untouched()
     office.desk.unlock(APPROVER, "game")
     assert office.run(office.desk.approve(APPROVER, approved.token))[0].ok

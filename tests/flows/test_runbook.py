@@ -303,6 +303,15 @@ def test_a_request_that_is_interrupted_leaves_the_fleet_as_it_was(yard: Yard, ta
     assert not yard.fake.holders
 
 
+def test_a_cancelled_request_says_so_in_words_and_not_by_the_name_of_an_exception(yard: Yard) -> None:
+    work = yard.work(2)
+    with InterruptedAt("update-nginx") as stages:
+        report, _ = scale_fleet(work, stages)
+    assert report.message == "cancelled: 0 of 2 serving"
+    late = work.attempt("game-a-1", None, lambda _: None, timedelta(seconds=1))
+    assert late.error == "game-a-1: stopped before its next step: the request was cancelled"
+
+
 @pytest.mark.parametrize("task", ["verify-consul-registration", "update-nginx", "keep-children"])
 def test_a_first_request_that_is_interrupted_leaves_no_wish_on_record(yard: Yard, task: str) -> None:
     with InterruptedAt(task) as stages:

@@ -245,6 +245,28 @@ def test_the_approver_is_not_the_requester_of_what_is_large() -> None:
     assert judge(own, "U2", break_glass="nobody is awake") is Kind.BREAK_GLASS
 
 
+def test_who_must_ask_another_is_not_named_among_the_others() -> None:
+    with pytest.raises(NotPermitted, match=r"Ask one of <!subteam\^S1>; if nobody"):
+        judge(a_request(requested_by="U2"), "U2")
+
+
+@pytest.mark.parametrize(
+    ("chatops", "others"), [(CHATOPS, r" \(<@U2>, <!subteam\^S1>\)"), (ChatopsSettings(), "")], ids=["roles", "none"]
+)
+def test_at_the_command_line_others_are_there_and_in_slack_and_the_command_is_the_command_lines(
+    chatops: ChatopsSettings, others: str
+) -> None:
+    own, ann = a_request(requested_by="local:ann"), Person("local:ann")
+    with pytest.raises(NotPermitted, match=rf"Somebody else approves it here, .*the role there{others}; if") as caught:
+        judge_approver(chatops, own, ann, now=NOW)
+    assert str(caught.value).endswith('if nobody can be waited for: forkyard approve abcdef --break-glass "TEXT"')
+
+
+def test_one_server_is_one() -> None:
+    for forks, words in ((1, "1 server"), (2, "2 servers")):
+        assert find_need(a_plan(forks=forks), ServiceSettings(), "U1")[1].startswith(f"it changes {words}, and up to")
+
+
 def test_what_is_small_is_confirmed_by_its_requester() -> None:
     small = a_request(need=Need.REQUESTER)
     assert judge(small, "U1") is Kind.REQUESTER

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cli import requests as command
 from cli import schedule
 from forkyard.commands import Amount, Scale
-from forkyard.errors import InvalidRequest, NotFound, NotPermitted
+from forkyard.errors import InvalidRequest, NotFound, NotPermitted, Unavailable
 from forkyard.moments import When
 from forkyard.requests import Entry, Request, State
 from forkyard.requests.plans import PlaceRecord, PlanRecord, find_later
@@ -83,6 +84,35 @@ def test_what_is_asked_waits_is_approved_by_another_and_starts_once(
     assert "warrant" not in script.parameters
 
 
+def test_a_plan_that_the_fleet_has_left_behind_is_planned_again_instead_of_approved(
+    config: Path, script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(config, capsys, 2)
+    look = vars(command)["plan_now"]
+    monkeypatch.setattr("cli.requests.plan_now", lambda *a, **k: replace(look(*a, **k), current=9, forks=0, retires=7))
+    assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 2
+    out, err = capsys.readouterr()
+    shown = json.loads(out)
+    assert "not approved, but planned again: 9 children count now, and 0 when it was approved" in err
+    assert "must be approved again" in err
+    assert (shown["state"], shown["now"], shown["retires"]) == ("awaiting approval", 9, 7)
+    assert script.parameters == {}
+
+
+def test_a_fleet_that_cannot_be_seen_is_left_to_the_run_to_judge(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(config, capsys, 2)
+
+    def fail(*_: object, **__: object) -> PlanRecord:
+        message = "the host does not answer"
+        raise Unavailable(message)
+
+    monkeypatch.setattr("cli.requests.plan_now", fail)
+    assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 0
+    assert answer(capsys)["state"] == "approved"
+
+
 def test_break_glass_needs_a_reason_and_is_in_the_log(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +169,14 @@ def test_deny_cancel_and_retry(config: Path, capsys: pytest.CaptureFixture[str])
         command.run_cancel(config, "ffffff", as_json=True)
 
 
+def test_no_id_at_all_is_no_request(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        ask(config, capsys, 2)
+    for nothing in ("", " "):
+        with pytest.raises(InvalidRequest, match="Which request"):
+            command.run_approve(config, nothing, break_glass="", as_json=True)
+
+
 def test_a_lock_is_told_to_who_asks(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run_lock(config, "game", "audit", as_json=True) == 0
     assert answer(capsys)["reason"] == "audit"
@@ -193,6 +231,26 @@ def test_the_schedule_says_what_comes_and_a_move_is_approved_anew(
     moved = answer(capsys)
     assert (moved["state"], moved["start_at"], moved["run_id"]) == ("awaiting approval", later.isoformat(), None)
     assert script.cancelled.is_set()
+
+
+def test_what_waits_for_approval_is_listed_below_what_is_scheduled(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert schedule.run_list(config, None, as_json=False) == 0
+    assert capsys.readouterr().out == "Nothing is scheduled, and nothing waits for approval.\n"
+    now = ask(config, capsys, 8)
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(days=1)
+    later, scheduled = (ask(config, capsys, 2, at=f"{begin + timedelta(days=n):%Y-%m-%dT%H:%M} Z") for n in (0, 1))
+    command.run_approve(config, scheduled["token"], break_glass="", as_json=True)
+    capsys.readouterr()
+    assert schedule.run_list(config, "game", as_json=False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [scheduled["token"], now["token"], later["token"]]
+    assert lines[1] == f"{now['token']}: game to 8 now: awaiting approval"
+    assert schedule.run_list(config, None, as_json=True) == 0
+    shown = answer(capsys)
+    assert [row["token"] for row in shown["requests"]] == [later["token"], scheduled["token"]]
+    assert [row["token"] for row in shown["waiting"]] == [now["token"], later["token"]]
 
 
 def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

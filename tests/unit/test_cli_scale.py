@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 
 from cli.scale import carry_out
 from forkyard.errors import Unavailable
+from forkyard.requests import Entry, ServiceLock
+from forkyard.requests.store import open_store
 from forkyard.settings import CONFIG_VARIABLE, PrefectSettings, Settings
 from tests.support.fleets import a_request
 from tests.support.prefect_api import RUN, Script, scripted_api
@@ -98,6 +100,19 @@ def test_a_person_sees_a_table_that_fits_80_columns(tmp_path: Path) -> None:
     assert out.index("MiB") < out.index(" 220\n")
     assert "a note" in out
     assert all(len(line) <= 80 for line in out.splitlines() if "http" not in line)
+
+
+def test_a_locked_service_is_told_before_any_run_is_started(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state")
+    with open_store(settings) as store:
+        store.lock(ServiceLock("game", "local:ann", "audit", datetime.now(UTC)), Entry(who="local:ann", action="lock"))
+    script = Script(result=result())
+    code, out, err = run(script, tmp_path, "--to", "2")
+    assert (code, out, script.parameters) == (2, "", {})
+    assert err.startswith("forkyard: game: is locked by local:ann since ")
+    assert err.endswith(": audit. When it is over: unlock game\n")
+    with open_store(settings) as store:
+        assert store.read_log(about="game")[-1].entry.decision == "refused"
 
 
 def test_what_a_run_wrote_down_is_kept_for_status(tmp_path: Path) -> None:
