@@ -107,21 +107,29 @@ class Desk:
             record = self._look(settings, request)
         except (RequestError, PermanentError) as error:
             return self._keep_unplanned(settings, request, str(error))
-        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
-        need, why = find_need(record, settings.service(request.service), request.requested_by)
+        judged = self._judge(settings, request, record)
+        record = judged["plan"]
         fields = {
-            "plan": record,
-            "target": record.target,
-            "change": None,
-            "need": need,
-            "need_why": why,
+            **judged,
             "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
             # A run that waits for its moment was approved for another plan.
             "run_id": None,
             "error": "",
         }
-        entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
-        return self._await_approval(request, entry, fields)
+        entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash)
+        return self._await_approval(request, replace(entry, detail=judged["need_why"]), fields)
+
+    def preview(self, request: Request) -> Request:
+        """Give the request as `plan` would have it wait for approval, and keep nothing of it; raises what it cannot."""
+        settings = self._load()
+        judged = self._judge(settings, request, self._look(settings, request))
+        return replace(request, state=State.AWAITING, **judged)
+
+    def _judge(self, settings: Settings, request: Request, record: PlanRecord) -> dict[str, Any]:
+        """What a plan says about the request that it is made for."""
+        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
+        need, why = find_need(record, settings.service(request.service), request.requested_by)
+        return {"plan": record, "target": record.target, "change": None, "need": need, "need_why": why}
 
     def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
         rows = {

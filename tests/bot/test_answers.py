@@ -49,6 +49,27 @@ def test_a_plan_is_shown_and_put_nowhere(stage: Stage) -> None:
     assert stage.store.list_requests() == []
 
 
+def test_a_plan_that_nobody_asked_for_shows_what_a_request_would(stage: Stage) -> None:
+    stage.slack.command("plan game to 7")
+    told = stage.until_told("Nothing was asked for")
+    for words in ("Would fork *7*", "Rollback would be: to 0", "*Now → wanted*", "*Expected time*", "+7, room"):
+        assert words in told
+    assert "Would need another person's approval" in told or "Whoever asks for it can confirm it" in told
+    message = last_ephemeral(stage)
+    assert message["text"] == "game: would go 0 → 7"
+    assert buttons_of(message) == []
+
+
+def test_a_dry_run_says_whose_approval_it_would_need_and_what_follows(stage: Stage) -> None:
+    stage.slack.command("scale game to 150 in 2h for 1h dry-run")
+    told = stage.until_told("Nothing was asked for")
+    assert "Would need another person's approval" in told
+    assert "*Starts*" in told
+    assert "*Then*" in told
+    stage.slack.command("scale game to 1 dry-run")
+    assert "Whoever asks for it can confirm it: it changes 1 servers" in stage.until_told("0 → 1")
+
+
 def test_a_typing_mistake_gets_the_whole_command_as_a_button(stage: Stage) -> None:
     stage.slack.command("scale gmae to 4")
     stage.until_told("no service is called so")
