@@ -20,8 +20,17 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import OPEN, WITH_RUN, Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
+from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests.moves import (
+    SYSTEM,
+    cancel_later,
+    check_retry,
+    check_rollback,
+    find_expiry,
+    insist_unchanged,
+    make_entry,
+    send_back,
+)
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import count_from, find_conflicts, make_again, make_steps, shift
 from forkyard.requests.store import Store
@@ -269,8 +278,9 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
         old = self.store.find(name)
-        if old.state in WITH_RUN:
-            raise StateChanged(old)
+        with self._refusing(make_entry(old, person.id, "retry", where=where, raw=raw)):
+            self._check(person, "retry", old.service)
+            check_retry(old, self.store.now())
         return self._again(person, old, "retry", old.target, where=where, delivery=delivery, raw=raw)
 
     def rollback(
@@ -278,9 +288,10 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask for the number that there was before a request. `plan` comes next."""
         old = self.store.find(name)
-        if old.open or old.count_before is None:
-            raise StateChanged(old)
-        return self._again(person, old, "rollback", old.count_before, where=where, delivery=delivery, raw=raw)
+        with self._refusing(make_entry(old, person.id, "rollback", where=where, raw=raw)):
+            self._check(person, "rollback", old.service)
+            before = check_rollback(self.store, old)
+        return self._again(person, old, "rollback", before, where=where, delivery=delivery, raw=raw)
 
     def _again(
         self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
@@ -290,7 +301,6 @@ class Desk:
         request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
         entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
         with self._refusing(entry):
-            self._check(person, kind, old.service)
             self._check_unlocked(old.service)
         return self.store.add(request, replace(entry, decision=State.DRAFTED.value))
 
