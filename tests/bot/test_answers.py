@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from bot.answers import ServiceSight, make_chart
+from forkyard.requests import Request, State
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.lab import until
 
@@ -37,6 +39,33 @@ def test_the_chart_of_the_last_day_follows_what_runs_reported(stage: Stage) -> N
     stage.until_shown("*4 serve*")
     stage.slack.command("status game")
     stage.until_told("Last 24 hours")
+
+
+def reported(serving: int, before: int, at: datetime) -> Request:
+    return Request(
+        id=f"{serving}-{at}",
+        state=State.SUCCEEDED,
+        service="game",
+        target=serving,
+        requested_by="anna",
+        requested_at=at,
+        result={"serving": serving, "before": before, "finished": at.isoformat()},
+    )
+
+
+def test_the_chart_shows_the_most_of_each_two_hours_so_that_a_short_event_is_seen() -> None:
+    now = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    begun, over = now - timedelta(hours=9.5), now - timedelta(hours=8.5)
+    history = (reported(7, 5, begun), reported(5, 7, over), reported(6, 5, now - timedelta(hours=3)))
+    (line,) = make_chart([ServiceSight("game", None, history=history)], now)["chart"]["series"]
+    assert [point["value"] for point in line["data"]] == [5, 5, 5, 5, 5, 5, 5, 7, 5, 5, 6, 6]
+
+
+def test_the_chart_counts_what_was_there_when_two_hours_began() -> None:
+    now = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    history = (reported(7, 5, now - timedelta(hours=5)), reported(5, 7, now - timedelta(hours=3)))
+    (line,) = make_chart([ServiceSight("game", None, history=history)], now)["chart"]["series"]
+    assert [point["value"] for point in line["data"]] == [5, 5, 5, 5, 5, 5, 5, 5, 5, 7, 7, 5]
 
 
 def test_a_plan_is_shown_and_put_nowhere(stage: Stage) -> None:
