@@ -291,11 +291,13 @@ class Clerk:
         """Open requests that this person can approve."""
         person, chatops = self._directory.person(user), self._load().chatops
         found = self._desk.store.list_requests(states=[State.AWAITING])
-        return [
-            r
-            for r in found
-            if r.requested_by != user and not r.unplanned and may(chatops, person, "approve", r.service)
-        ]
+
+        def can_approve(request: Request) -> bool:
+            if request.requested_by == user:
+                return request.need is Need.REQUESTER and may(chatops, person, "scale", request.service)
+            return not request.unplanned and may(chatops, person, "approve", request.service)
+
+        return [request for request in found if can_approve(request)]
 
     def render_home(self, user: str) -> list[dict[str, object]]:
         """The home tab of one person."""

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from bot.answers import ServiceSight, make_chart
-from forkyard.requests import Request, State
+from forkyard.requests import Need, Request, State
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.lab import until
 
@@ -169,3 +169,19 @@ def test_the_home_tab_shows_what_waits_for_this_person(stage: Stage) -> None:
     stage.slack.act("home", "caro")
     until(lambda: stage.slack.state("caro")["home"] is not None, seconds=5)
     assert "game to 4" not in text_of(stage.slack.state("caro")["home"]["blocks"])
+
+
+def test_the_home_tab_shows_a_requester_what_she_can_confirm_herself(stage: Stage) -> None:
+    stage.ask("scale game to 1")
+    assert stage.until_row("awaiting approval").need is Need.REQUESTER
+    stage.slack.act("home", "anna")
+    until(lambda: stage.slack.state("anna")["home"] is not None, seconds=5)
+    words = text_of(stage.slack.state("anna")["home"]["blocks"])
+    assert "game to 1" in words.partition("Running")[0]
+
+
+def test_the_home_tab_shows_a_requester_nothing_that_another_person_must_approve(stage: Stage) -> None:
+    stage.ask("scale game to 150")
+    stage.slack.act("home", "anna")
+    until(lambda: stage.slack.state("anna")["home"] is not None, seconds=5)
+    assert "No request waits for your approval" in text_of(stage.slack.state("anna")["home"]["blocks"])
