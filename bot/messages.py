@@ -30,6 +30,8 @@ class Sight:
     report: Report | None = None
     approved_by: str = ""
     run_url: str = ""
+    ran: bool = True
+    """Whether its run may have changed something: only then is there something to go back from."""
     kept: bool = False
     """Whether somebody said that it may stay as it came out."""
     trouble: str = ""
@@ -267,7 +269,7 @@ def _after(sight: Sight) -> list[Block]:
         missing = request.target - int(serving) if serving is not None else 0
         text = f"Retry the missing {missing}" if missing > 0 else "Retry"
         found.append(b.button(text, "retry", ticket, style="primary"))
-    if before is not None and before != serving:
+    if sight.ran and before is not None and before != serving:
         found.append(b.button(f"Roll back to {before}", "rollback", ticket))
     if request.state is not State.SUCCEEDED and serving is not None:
         found.append(b.button(f"Keep {serving}", "keep", ticket))
