@@ -119,27 +119,33 @@ def make_chart(sights: Sequence[ServiceSight], now: datetime) -> Block:
     """Servers over the last 24 hours, a line for each service, from what the requests of that time reported."""
     step = timedelta(hours=24 / _BUCKETS)
     ends = [now - step * (_BUCKETS - 1 - number) for number in range(_BUCKETS)]
-    # The moment is the end of each bucket: what was there then.
+    # The moment is the end of each bucket.
     labels = [f"{end:%d. %H:%M}" for end in ends]
     shown = sights[: b.MOST_LINES]
     names = shown[0].service if len(shown) == 1 else f"{len(shown)} of {len(sights)} services"
     return b.line_chart(
-        f"Last 24 hours (UTC): {names}",
+        f"Last 24 hours (UTC, most of each 2 h): {names}",
         labels,
-        [(sight.service, _count_served(sight, ends)) for sight in shown],
+        [(sight.service, _count_served(sight, ends, step)) for sight in shown],
     )
 
 
-def _count_served(sight: ServiceSight, ends: Sequence[datetime]) -> list[float]:
+def _count_served(sight: ServiceSight, ends: Sequence[datetime], step: timedelta) -> list[float]:
+    """The most that served within each *step*: one moment of it would miss an event that is shorter."""
     there = float(len(sight.fleet.serving)) if sight.fleet is not None else 0.0
     # Where nothing was asked for in that time it is as it was.
     level, values = float(sight.history[0].count_before or 0) if sight.history else there, list[float]()
+    reports = [(r.finished_at, r.result) for r in sight.history if r.finished_at is not None and r.result]
     for end in ends:
-        past = [r for r in sight.history if r.finished_at is not None and r.finished_at <= end and r.result]
-        level = float((past[-1].result or {}).get("serving", level)) if past else level
-        values.append(level)
+        within = [level]
+        for finished, result in reports:
+            if end - step < finished <= end:
+                # Until the next report it stays at what this one says.
+                level = float(result.get("serving", level))
+                within.append(level)
+        values.append(max(within))
     if sight.fleet is not None:
-        values[-1] = there
+        values[-1] = max(values[-1], there)
     return values
 
 

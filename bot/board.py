@@ -31,6 +31,7 @@ from forkyard.errors import CredentialsRejected, ForkyardError, PermanentError, 
 from forkyard.model import Phase
 from forkyard.requests import OPEN, WITH_RUN, Entry, Request, State
 from forkyard.requests.desk import Desk
+from forkyard.requests.moves import has_run
 from forkyard.settings import Settings
 from forkyard.stages import read_stages
 
@@ -145,6 +146,7 @@ class Board:
             report=None if row.open else self._finale.report(row),
             approved_by=approvals[-1].approver if approvals else "",
             run_url=self._runner.url(row),
+            ran=row.open or has_run(self._store, row),
             kept=shown is not None and shown.kept,
             trouble=self._runner.trouble_with(row, progress) if row.state in WITH_RUN else "",
             waits_for=self._leases.waits_for(row, progress),

@@ -14,7 +14,7 @@ from bot import answers
 from bot.answers import COMMAND, refuse, say
 from bot.blocks import clean
 from bot.memory import Memory
-from bot.messages import Message, Sight, render_request
+from bot.messages import Message, render_preview
 from bot.people import Asker, Directory
 from bot.reading import make_entry, noting_refusals
 from bot.replies import Replies
@@ -44,7 +44,7 @@ from forkyard.commands import (
 from forkyard.errors import ForkyardError, InvalidRequest
 from forkyard.names import new_request_id
 from forkyard.requests import OPEN, Entry, Need, Request, State, StateChanged
-from forkyard.requests.desk import Desk, Look
+from forkyard.requests.desk import Desk
 from forkyard.roles import ALL, Person, check, list_roles, list_services, list_verbs, may
 from forkyard.settings import Settings
 
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 class Clerk:
     """Carries out commands and clicks."""
 
-    def __init__(  # noqa: PLR0913 - the parts that it ties together
+    def __init__(
         self,
         load: Callable[[], Settings],
         desk: Desk,
@@ -64,12 +64,11 @@ class Clerk:
         memory: Memory,
         replies: Replies,
         *,
-        look: Look,
         wake: Callable[[], None],
     ) -> None:
         """Work at *desk*; *wake* has the channel show what came of it."""
         self._load, self._desk, self._directory, self._runner = load, desk, directory, runner
-        self._sights, self._memory, self._replies, self._look, self._wake = sights, memory, replies, look, wake
+        self._sights, self._memory, self._replies, self._wake = sights, memory, replies, wake
 
     def carry_out(self, asker: Asker, command: Command, *, at: datetime, raw: str = "") -> None:
         """Do what came *at* a moment, and answer; a refusal is an answer too."""
@@ -189,14 +188,12 @@ class Clerk:
             requested_at=datetime.now(UTC),
             reason=command.reason,
             start_at=command.at.moment if command.at else None,
+            zone=command.at.zone if command.at else "Z",
             hold_seconds=int(command.hold.total_seconds()) if command.hold else None,
         )
-        record = self._look(self._load(), draft)
-        shown = replace(draft, plan=record, target=record.target, state=State.AWAITING)
-        message = render_request(Sight(shown))
-        without = [block for block in message.blocks if block["type"] != "actions"]
+        message = render_preview(self._desk.preview(draft))
         again = f"Nothing was asked for. To do it: `{COMMAND} {clean(str(replace(command, dry_run=False)))}`"
-        return Message(message.text, [*without[:-2], *say(again).blocks])
+        return Message(message.text, [*message.blocks, *say(again).blocks])
 
     def cancel(self, asker: Asker, name: str, *, raw: str = "") -> Message | None:
         """Take a request back, or have its run end."""
@@ -294,11 +291,13 @@ class Clerk:
         """Open requests that this person can approve."""
         person, chatops = self._directory.person(user), self._load().chatops
         found = self._desk.store.list_requests(states=[State.AWAITING])
-        return [
-            r
-            for r in found
-            if r.requested_by != user and not r.unplanned and may(chatops, person, "approve", r.service)
-        ]
+
+        def can_approve(request: Request) -> bool:
+            if request.requested_by == user:
+                return request.need is Need.REQUESTER and may(chatops, person, "scale", request.service)
+            return not request.unplanned and may(chatops, person, "approve", request.service)
+
+        return [request for request in found if can_approve(request)]
 
     def render_home(self, user: str) -> list[dict[str, object]]:
         """The home tab of one person."""

@@ -17,7 +17,7 @@ from bot.runner import Runner
 from bot.slack_api import ChannelGone, MessageGone, call
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.report import Report, report_from_json
-from forkyard.requests import Request
+from forkyard.requests import Request, State
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ class Finale:
         if shown.picture == POSTING and self._is_there(shown):
             return self._memory.change(shown, picture=POSTED)
         shown = self._memory.change(shown, picture=POSTING)
-        title = f"{request.service}: {report.message}"
+        title, summary = entitle(request, report), summarize(request, report)
         try:
-            self._upload(shown, draw_timeline(report.children, title=title), title, summarize(report))
+            self._upload(shown, draw_timeline(report.children, title=title), title, summary)
         except (ChannelGone, MessageGone, PermanentError) as error:
             logger.warning("%s: the picture could not be shown: %s", request.token, error)
         return self._memory.change(shown, picture=POSTED)
@@ -101,7 +101,14 @@ class Finale:
         )
 
 
-def summarize(report: Report) -> str:
+def entitle(request: Request, report: Report) -> str:
+    """The picture's title."""
+    if request.state is State.CANCELLED:
+        return f"{request.service}: cancelled, {report.serving} of {report.wanted} serving"
+    return f"{request.service}: {report.message}"
+
+
+def summarize(request: Request, report: Report) -> str:
     """The run in one line, and what to know beside it."""
     made = [child for child in report.children if child.intervals]
     slowest = max(made, key=lambda child: max(i.end for i in child.intervals))
@@ -111,6 +118,11 @@ def summarize(report: Report) -> str:
     bars = f"{number_of(len(made), 'bar')}, one a child; the last was {slowest.name}, after {last:.1f} s."
     lines = [f"{came} {bars}", *report.notes[:5]]
     failed = [child for child in made if child.error]
-    if failed:
-        lines.append(f"{len(failed)} failed, the first: {failed[0].name}: {failed[0].error}")
+    if failed and request.state is State.CANCELLED:
+        lines.append(f"{len(failed)} {'was' if len(failed) == 1 else 'were'} not finished.")
+    elif failed:
+        first = failed[0]
+        # An error that says which child it is of is not to say so twice.
+        why = (first.error or "").removeprefix(f"{first.name}: ")
+        lines.append(f"{len(failed)} failed, the first: {first.name}: {why}")
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")[:2900]

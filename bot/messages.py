@@ -30,6 +30,8 @@ class Sight:
     report: Report | None = None
     approved_by: str = ""
     run_url: str = ""
+    ran: bool = True
+    """Whether its run may have changed something: only then is there something to go back from."""
     kept: bool = False
     """Whether somebody said that it may stay as it came out."""
     trouble: str = ""
@@ -54,6 +56,20 @@ def render_request(sight: Sight) -> Message:
     body = _BODIES[request.state](sight)
     mark = b.section(f"{_summary(sight)}", block_id=f"request-{request.id}"[:255])
     return Message(f"{title}: {_plain_state(request)}", [b.header(title), mark, *body][: b.MOST_BLOCKS - 1])
+
+
+def render_preview(request: Request) -> Message:
+    """Render what a planned request would do, for somebody who has not asked for it."""
+    plan = request.plan
+    if plan is None:
+        return Message(f"{request.service}: not planned", [b.section("Not planned.")])
+    way = f"{plan.current} → {plan.target}"
+    text = f"would go {way}" if plan.current != plan.target else f"would stay at {plan.target}"
+    need = f"*Would need another person's approval*: {clean(request.need_why)}."
+    if request.need is Need.REQUESTER:
+        need = f"Whoever asks for it can confirm it: {clean(request.need_why)}."
+    title = b.header(f"{request.service}: {_way(request)}")
+    return Message(f"{request.service}: {text}", [title, *_show_plan(request, plan), b.section(need)])
 
 
 def stamp(message: Message, request: Request, now: datetime, run_url: str) -> list[Block]:
@@ -101,9 +117,7 @@ def _awaiting(sight: Sight) -> list[Block]:
         return [b.section(why), _cancel(request)]
     ticket = make_ticket(request)
     return [
-        b.section(_steps_of(plan), fields=_facts(request, plan)),
-        *([b.context(*_places(plan))] if plan.places else []),
-        *([b.context(*(clean(note) for note in plan.notes[:5]))] if plan.notes else []),
+        *_show_plan(request, plan),
         b.section(_whose(request)),
         b.actions(
             b.button("Approve", "approve", ticket, style="primary"),
@@ -112,6 +126,14 @@ def _awaiting(sight: Sight) -> list[Block]:
             b.button("Cancel", "cancel", ticket),
         ),
         b.context(f"plan `{plan.hash[:12]}`{_until(request)}"),
+    ]
+
+
+def _show_plan(request: Request, plan: PlanRecord) -> list[Block]:
+    return [
+        b.section(_steps_of(plan), fields=_facts(request, plan)),
+        *([b.context(*_places(plan))] if plan.places else []),
+        *([b.context(*(clean(note) for note in plan.notes[:5]))] if plan.notes else []),
     ]
 
 
@@ -247,7 +269,7 @@ def _after(sight: Sight) -> list[Block]:
         missing = request.target - int(serving) if serving is not None else 0
         text = f"Retry the missing {missing}" if missing > 0 else "Retry"
         found.append(b.button(text, "retry", ticket, style="primary"))
-    if before is not None and before != serving:
+    if sight.ran and before is not None and before != serving:
         found.append(b.button(f"Roll back to {before}", "rollback", ticket))
     if request.state is not State.SUCCEEDED and serving is not None:
         found.append(b.button(f"Keep {serving}", "keep", ticket))

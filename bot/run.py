@@ -90,7 +90,6 @@ def running_bot(
             sights,
             memory,
             replies,
-            look=look,
             wake=woken.set,
         )
         listeners = Listeners(load, desk, directory, clerk, replies, client, workers, inbox)

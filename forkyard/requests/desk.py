@@ -20,8 +20,17 @@ from forkyard.model import ScaleRequest
 from forkyard.moments import When
 from forkyard.names import new_request_id
 from forkyard.plan import check_request
-from forkyard.requests import OPEN, WITH_RUN, Entry, Request, ServiceLock, State, StateChanged
-from forkyard.requests.moves import SYSTEM, cancel_later, find_expiry, insist_unchanged, make_entry, send_back
+from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
+from forkyard.requests.moves import (
+    SYSTEM,
+    cancel_later,
+    check_retry,
+    check_rollback,
+    find_expiry,
+    insist_unchanged,
+    make_entry,
+    send_back,
+)
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import (
     count_from,
@@ -115,21 +124,29 @@ class Desk:
             record = self.look(request)
         except (RequestError, PermanentError) as error:
             return self._keep_unplanned(settings, request, str(error))
-        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
-        need, why = find_need(record, settings.service(request.service), request.requested_by)
+        judged = self._judge(settings, request, record)
+        record = judged["plan"]
         fields = {
-            "plan": record,
-            "target": record.target,
-            "change": None,
-            "need": need,
-            "need_why": why,
+            **judged,
             "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
             # A run that waits for its moment was approved for another plan.
             "run_id": None,
             "error": "",
         }
-        entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash, detail=why)
-        return self._await_approval(request, entry, fields)
+        entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash)
+        return self._await_approval(request, replace(entry, detail=judged["need_why"]), fields)
+
+    def preview(self, request: Request) -> Request:
+        """Give the request as `plan` would have it wait for approval, and keep nothing of it; raises what it cannot."""
+        settings = self._load()
+        judged = self._judge(settings, request, self._look(settings, request))
+        return replace(request, state=State.AWAITING, **judged)
+
+    def _judge(self, settings: Settings, request: Request, record: PlanRecord) -> dict[str, Any]:
+        """What a plan says about the request that it is made for."""
+        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
+        need, why = find_need(record, settings.service(request.service), request.requested_by)
+        return {"plan": record, "target": record.target, "change": None, "need": need, "need_why": why}
 
     def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
         rows = {
@@ -276,8 +293,9 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask once more for the same number: only what is missing is made. `plan` comes next."""
         old = self.store.find(name)
-        if old.state in WITH_RUN:
-            raise StateChanged(old)
+        with self._refusing(make_entry(old, person.id, "retry", where=where, raw=raw)):
+            self._check(person, "retry", old.service)
+            check_retry(old, self.store.now())
         return self._again(person, old, "retry", old.target, where=where, delivery=delivery, raw=raw)
 
     def rollback(
@@ -285,9 +303,10 @@ class Desk:
     ) -> tuple[Request, bool]:
         """Ask for the number that there was before a request. `plan` comes next."""
         old = self.store.find(name)
-        if old.open or old.count_before is None:
-            raise StateChanged(old)
-        return self._again(person, old, "rollback", old.count_before, where=where, delivery=delivery, raw=raw)
+        with self._refusing(make_entry(old, person.id, "rollback", where=where, raw=raw)):
+            self._check(person, "rollback", old.service)
+            before = check_rollback(self.store, old)
+        return self._again(person, old, "rollback", before, where=where, delivery=delivery, raw=raw)
 
     def _again(
         self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
@@ -297,7 +316,6 @@ class Desk:
         request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
         entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
         with self._refusing(entry):
-            self._check(person, kind, old.service)
             self._check_unlocked(old.service)
         return self.store.add(request, replace(entry, decision=State.DRAFTED.value))
 

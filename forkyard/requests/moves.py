@@ -10,13 +10,17 @@ from datetime import datetime
 from typing import Any
 
 from forkyard.decisions import CALENDAR, find_need
-from forkyard.requests import Entry, Need, Request, State, StateChanged
+from forkyard.errors import InvalidRequest
+from forkyard.requests import WITH_RUN, Entry, Need, Request, State, StateChanged
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store
 from forkyard.settings import Settings
 
 SYSTEM = "forkyard"
 """Who the log says did what nobody asked for at that moment."""
+
+_BEGUN = ("start", State.RUNNING.value)
+"""What the log says of a run that came through the gate."""
 
 
 def send_back(store: Store, settings: Settings, row: Request, why: str, record: PlanRecord | None) -> Request:
@@ -110,6 +114,37 @@ def give_up(store: Store, row: Request, state: State, entry: Entry) -> Request:
     return moved
 
 
+def has_run(store: Store, row: Request) -> bool:
+    """Whether its run may have changed something: it came through the gate, and was not sent back from there."""
+    if row.state is State.RUNNING or row.result is not None:
+        return True
+    # A run that was killed leaves no report, but the log has that it began.
+    said = [logged.entry for logged in reversed(store.read_log(about=row.id, limit=1000))]
+    marks = (e.action for e in said if e.action == "send back" or (e.action, e.decision) == _BEGUN)
+    return next(marks, "") == "start"
+
+
+def check_retry(row: Request, now: datetime) -> None:
+    """Raise InvalidRequest unless it makes sense to ask once more for what *row* asked for."""
+    if row.state in WITH_RUN:
+        raise StateChanged(row)
+    # One whose time is over has not been swept away yet, but cannot be approved any more.
+    if row.state is State.AWAITING and (row.plan_expires is None or now <= row.plan_expires):
+        what = "is planned again by itself: wait" if row.unplanned else "still waits for approval: approve it"
+        text = f"{row.token}: {what}, or cancel it first."
+        raise InvalidRequest(text)
+
+
+def check_rollback(store: Store, row: Request) -> int:
+    """The number that a rollback of *row* goes back to; raises InvalidRequest when there is none."""
+    if row.open:
+        raise StateChanged(row)
+    if row.count_before is None or not has_run(store, row):
+        text = f"{row.token}: never ran, so there is nothing to go back from."
+        raise InvalidRequest(text)
+    return row.count_before
+
+
 def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # noqa: ANN401 - Entry's own
     """Make an entry about a request."""
     given: dict[str, Any] = {
@@ -122,4 +157,16 @@ def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # 
     return Entry(who=who, action=action, **(given | fields))
 
 
-__all__ = ["SYSTEM", "cancel_later", "find_expiry", "finish", "give_up", "make_entry", "send_back"]
+__all__ = [
+    "SYSTEM",
+    "cancel_later",
+    "check_retry",
+    "check_rollback",
+    "find_expiry",
+    "finish",
+    "give_up",
+    "has_run",
+    "insist_unchanged",
+    "make_entry",
+    "send_back",
+]

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from bot.answers import ServiceSight, make_chart
+from forkyard.requests import Need, Request, State
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.lab import until
 
@@ -39,6 +41,33 @@ def test_the_chart_of_the_last_day_follows_what_runs_reported(stage: Stage) -> N
     stage.until_told("Last 24 hours")
 
 
+def reported(serving: int, before: int, at: datetime) -> Request:
+    return Request(
+        id=f"{serving}-{at}",
+        state=State.SUCCEEDED,
+        service="game",
+        target=serving,
+        requested_by="anna",
+        requested_at=at,
+        result={"serving": serving, "before": before, "finished": at.isoformat()},
+    )
+
+
+def test_the_chart_shows_the_most_of_each_two_hours_so_that_a_short_event_is_seen() -> None:
+    now = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    begun, over = now - timedelta(hours=9.5), now - timedelta(hours=8.5)
+    history = (reported(7, 5, begun), reported(5, 7, over), reported(6, 5, now - timedelta(hours=3)))
+    (line,) = make_chart([ServiceSight("game", None, history=history)], now)["chart"]["series"]
+    assert [point["value"] for point in line["data"]] == [5, 5, 5, 5, 5, 5, 5, 7, 5, 5, 6, 6]
+
+
+def test_the_chart_counts_what_was_there_when_two_hours_began() -> None:
+    now = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    history = (reported(7, 5, now - timedelta(hours=5)), reported(5, 7, now - timedelta(hours=3)))
+    (line,) = make_chart([ServiceSight("game", None, history=history)], now)["chart"]["series"]
+    assert [point["value"] for point in line["data"]] == [5, 5, 5, 5, 5, 5, 5, 5, 5, 7, 7, 5]
+
+
 def test_a_plan_is_shown_and_put_nowhere(stage: Stage) -> None:
     stage.slack.command("plan game to 7")
     told = stage.until_told("0 → 7")
@@ -47,6 +76,27 @@ def test_a_plan_is_shown_and_put_nowhere(stage: Stage) -> None:
     stage.slack.command("scale game to 3 dry-run")
     stage.until_told("0 → 3")
     assert stage.store.list_requests() == []
+
+
+def test_a_plan_that_nobody_asked_for_shows_what_a_request_would(stage: Stage) -> None:
+    stage.slack.command("plan game to 7")
+    told = stage.until_told("Nothing was asked for")
+    for words in ("Would fork *7*", "Rollback would be: to 0", "*Now → wanted*", "*Expected time*", "+7, room"):
+        assert words in told
+    assert "Would need another person's approval" in told or "Whoever asks for it can confirm it" in told
+    message = last_ephemeral(stage)
+    assert message["text"] == "game: would go 0 → 7"
+    assert buttons_of(message) == []
+
+
+def test_a_dry_run_says_whose_approval_it_would_need_and_what_follows(stage: Stage) -> None:
+    stage.slack.command("scale game to 150 in 2h for 1h dry-run")
+    told = stage.until_told("Nothing was asked for")
+    assert "Would need another person's approval" in told
+    assert "*Starts*" in told
+    assert "*Then*" in told
+    stage.slack.command("scale game to 1 dry-run")
+    assert "Whoever asks for it can confirm it: it changes 1 servers" in stage.until_told("0 → 1")
 
 
 def test_a_typing_mistake_gets_the_whole_command_as_a_button(stage: Stage) -> None:
@@ -119,3 +169,19 @@ def test_the_home_tab_shows_what_waits_for_this_person(stage: Stage) -> None:
     stage.slack.act("home", "caro")
     until(lambda: stage.slack.state("caro")["home"] is not None, seconds=5)
     assert "game to 4" not in text_of(stage.slack.state("caro")["home"]["blocks"])
+
+
+def test_the_home_tab_shows_a_requester_what_she_can_confirm_herself(stage: Stage) -> None:
+    stage.ask("scale game to 1")
+    assert stage.until_row("awaiting approval").need is Need.REQUESTER
+    stage.slack.act("home", "anna")
+    until(lambda: stage.slack.state("anna")["home"] is not None, seconds=5)
+    words = text_of(stage.slack.state("anna")["home"]["blocks"])
+    assert "game to 1" in words.partition("Running")[0]
+
+
+def test_the_home_tab_shows_a_requester_nothing_that_another_person_must_approve(stage: Stage) -> None:
+    stage.ask("scale game to 150")
+    stage.slack.act("home", "anna")
+    until(lambda: stage.slack.state("anna")["home"] is not None, seconds=5)
+    assert "No request waits for your approval" in text_of(stage.slack.state("anna")["home"]["blocks"])

@@ -88,6 +88,14 @@ def test_a_running_request_is_cancelled_through_its_run(stage: Stage) -> None:
     assert stage.prefect.the_run().state == "CANCELLING"
 
 
+def test_what_failed_before_its_run_began_is_offered_no_rollback(stage: Stage) -> None:
+    stage.slack.click(stage.ask(), "approve", "ben")
+    run = stage.until_run()
+    run.state, run.message = "CRASHED", "its process was killed"
+    shown = stage.until_shown("did not come to 4", "nothing was changed", seconds=15)
+    assert buttons_of(shown) == ["Retry", "Open the run"]
+
+
 def test_a_failure_says_what_why_and_what_can_be_done_with_numbers(stage: Stage) -> None:
     approved_run(stage)
     stage.prefect.end(stage.prefect.the_run(), serving=3, made=4, error="3 of 4 serving: 1 did not register")

@@ -44,6 +44,36 @@ def test_a_person_types_another_approves_and_the_picture_opens(stage: Stage, pag
     assert page.run("document.querySelector('#complaints').hidden")
 
 
+def beyond() -> str:
+    """How many pixels the newest is below what is seen."""
+    return "((list) => list.scrollHeight - list.scrollTop - list.clientHeight)(document.querySelector('#messages'))"
+
+
+def test_the_newest_is_seen_when_pictures_load_after_it_and_after_a_command_of_ones_own(
+    stage: Stage, page: Page
+) -> None:
+    message = stage.ask()
+    stage.slack.click(message, "approve", "ben")
+    run = stage.until_run()
+    assert stage.prefect.begin(run)
+    stage.prefect.end(run, serving=4, made=4)
+    stage.until_thread(message)
+    visit(page, stage, "anna")
+    page.until("document.querySelector('.thread img')?.naturalWidth === 1200")
+    page.until(f"{beyond()} < 2")
+    for number in range(8):
+        stage.slack.command(f"plan game to {5 + number}")
+    page.until(f"{words()}.includes('0 → 12')")
+    page.until(f"{beyond()} < 2")
+    page.run("document.querySelector('#messages').scrollTop = 0")
+    stage.slack.command("plan game to 20")
+    page.until(f"{words()}.includes('0 → 20')")
+    assert page.run("document.querySelector('#messages').scrollTop") == 0
+    page.type("#text", "/fleet plan game to 21")
+    page.until(f"{words()}.includes('0 → 21')")
+    page.until(f"{beyond()} < 2")
+
+
 def test_the_form_is_filled_in_and_sent(stage: Stage, page: Page) -> None:
     visit(page, stage, "anna")
     page.type("#text", "/fleet scale gmae to 4")

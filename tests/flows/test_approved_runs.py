@@ -20,7 +20,7 @@ from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests import tables as t
 from forkyard.requests.gate import RecordedGate, admit
 from forkyard.requests.looking import to_scale_request
-from forkyard.requests.moves import make_entry
+from forkyard.requests.moves import SYSTEM, finish, make_entry
 from forkyard.settings import ChatopsSettings
 from tasks.work import Work
 from tests.flows.office import APPROVER, ASKER, NOBODY, RUN, Office, furnished
@@ -227,6 +227,42 @@ def test_retry_asks_for_the_missing_and_rollback_goes_back(office: Office) -> No
     assert office.state(first) is State.ROLLED_BACK
     again = office.desk.plan(office.desk.retry(ASKER, first.token)[0])
     assert (again.target, again.plan and again.plan.forks) == (6, 4)
+
+
+def test_what_never_ran_is_not_rolled_back(office: Office) -> None:
+    denied = office.desk.deny(APPROVER, office.ask(4).token, "no")
+    cancelled = office.desk.cancel(ASKER, office.approved(5).token)
+    for row in (denied, cancelled):
+        with pytest.raises(InvalidRequest, match=f"{row.token}: never ran, so there is nothing to go back from"):
+            office.desk.rollback(ASKER, row.token)
+        said = office.store.read_log()[-1].entry
+        assert (said.action, said.decision, said.request_id) == ("rollback", "refused", row.id)
+    assert {row.kind for row in office.store.list_requests()} == {""}
+
+
+def test_what_was_sent_back_by_its_run_and_denied_then_is_not_rolled_back(office: Office) -> None:
+    first = office.approved(4)
+    office.yard.scale(3)
+    assert isinstance(office.run(first)[1], NotPermitted)
+    denied = office.desk.deny(APPROVER, first.token, "no")
+    with pytest.raises(InvalidRequest, match="never ran"):
+        office.desk.rollback(ASKER, denied.token)
+
+
+def test_what_was_killed_while_it_ran_can_be_rolled_back(office: Office) -> None:
+    first = office.approved(4)
+    begun = admit(office.store, office.settings, to_scale_request(first), RUN).row
+    finish(office.store, begun, State.FAILED, make_entry(begun, SYSTEM, "finish", detail="killed"), None)
+    assert office.desk.rollback(ASKER, first.token)[0].target == 0
+
+
+def test_what_still_waits_for_approval_is_not_asked_for_once_more(office: Office) -> None:
+    waiting = office.ask(4)
+    with pytest.raises(InvalidRequest, match=f"{waiting.token}: still waits for approval: approve it, or cancel it"):
+        office.desk.retry(ASKER, waiting.token)
+    assert office.store.read_log()[-1].entry.decision == "refused"
+    office.store.amend(waiting, plan_expires=datetime.now(UTC) - timedelta(seconds=1))
+    assert office.desk.retry(ASKER, waiting.token)[1]
 
 
 def test_what_is_cancelled_or_denied_does_not_run(office: Office) -> None:

@@ -4,9 +4,13 @@ import { renderBlocks } from "/page/blocks.js";
 import { make, renderMrkdwn } from "/page/text.js";
 
 const find = (id) => document.getElementById(id);
-const seen = { person: new URLSearchParams(location.search).get("as") ?? "anna", place: "C0LABFLEET", state: null, modal: null };
+const seen = { person: new URLSearchParams(location.search).get("as") ?? "anna", place: "C0LABFLEET", state: null, modal: null, following: true, height: 0 };
+
+// What a person does has an answer at the bottom, wherever they had scrolled to.
+const ANSWERED = new Set(["command", "message", "submit"]);
 
 async function act(what, asked) {
+  if (ANSWERED.has(what)) followEnd();
   const answer = await fetch(`/lab/${what}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ as: seen.person, ...asked }) });
   const said = await answer.json();
   if (said.error && what !== "command") window.alert(said.error);
@@ -43,7 +47,6 @@ function renderApp(state) {
 
 function renderPlace(state) {
   const list = find("messages");
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
   if (seen.place === "home") {
     const home = state.home;
     list.replaceChildren(...(home ? renderBlocks(home.blocks, names(state), (action_id, value) => act("click", { view_id: home.id, action_id, value })) : [make("p", {}, "The app has not filled this in yet.")]));
@@ -57,7 +60,27 @@ function renderPlace(state) {
     const thread = () => make("div", { class: "thread" }, ...replies.map((reply) => renderMessage(reply, state)));
     return [keep(list, one, () => renderMessage(one, state)), ...(replies.length ? [keep(list, replies, thread)] : [])];
   }));
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  keepAtEnd();
+}
+
+// Whether the newest is followed is decided when a person scrolls, not when something comes: what grows by itself, as a
+// picture does when it has loaded, moves the end away from everybody.
+function keepAtEnd() {
+  const list = find("messages");
+  if (seen.following && seen.place !== "home") list.scrollTop = list.scrollHeight;
+  seen.height = list.scrollHeight;
+}
+
+function followEnd() {
+  seen.following = true;
+  keepAtEnd();
+}
+
+function noticeScroll() {
+  const list = find("messages");
+  // A scroll that comes of another height is nobody's.
+  if (seen.place !== "home" && list.scrollHeight === seen.height) seen.following = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
+  seen.height = list.scrollHeight;
 }
 
 // What shows the same as before stays the same node: one that is replaced under a pressed button never hears the click.
@@ -108,6 +131,7 @@ function readValues(dialog) {
 
 function go(place) {
   seen.place = place;
+  seen.following = true;
   if (place === "home") act("home", {});
   render(seen.state);
 }
@@ -144,4 +168,6 @@ find("composer").addEventListener("submit", (event) => {
   if (text) act(text.startsWith("/") ? "command" : "message", { channel: seen.place, text });
 });
 for (const button of document.querySelectorAll("[data-fault]")) button.addEventListener("click", () => act("faults", JSON.parse(button.dataset.fault)));
+find("messages").addEventListener("scroll", noticeScroll);
+find("messages").addEventListener("load", keepAtEnd, true); // of a picture: it does not bubble
 follow();
