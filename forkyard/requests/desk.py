@@ -139,7 +139,7 @@ class Desk:
     def preview(self, request: Request) -> Request:
         """Give the request as `plan` would have it wait for approval, and keep nothing of it; raises what it cannot."""
         settings = self._load()
-        judged = self._judge(settings, request, self._look(settings, request))
+        judged = self._judge(settings, request, self.look(request))
         return replace(request, state=State.AWAITING, **judged)
 
     def _judge(self, settings: Settings, request: Request, record: PlanRecord) -> dict[str, Any]:

@@ -212,6 +212,8 @@ def test_a_request_that_begins_after_another_is_planned_for_what_that_leaves(off
     before = office.ask(2, at=When(NOW + HOUR / 2, "Z"))
     assert before.plan is not None
     assert (before.plan.current, before.plan.forks) == (1, 1)
+    office.desk.cancel(ASKER, before.token)
+    assert office.desk.preview(after).plan == after.plan
 
 
 def test_a_small_step_from_now_that_is_a_large_one_by_then_needs_another_person(office: Office) -> None:
