@@ -96,7 +96,7 @@ def test_a_dry_run_says_whose_approval_it_would_need_and_what_follows(stage: Sta
     assert "*Starts*" in told
     assert "*Then*" in told
     stage.slack.command("scale game to 1 dry-run")
-    assert "Whoever asks for it can confirm it: it changes 1 servers" in stage.until_told("0 → 1")
+    assert "Whoever asks for it can confirm it: it changes 1 server, and" in stage.until_told("0 → 1")
 
 
 def test_a_typing_mistake_gets_the_whole_command_as_a_button(stage: Stage) -> None:
