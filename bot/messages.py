@@ -248,7 +248,8 @@ def _succeeded(sight: Sight) -> list[Block]:
 
 def _failed(sight: Sight) -> list[Block]:
     request, result = sight.request, sight.request.result or {}
-    now = f"*Now:* {result['serving']} of {result['wanted']} serve." if result else "*Now:* nothing was changed."
+    untold = "its run left no report: look with `/fleet status`." if sight.ran else "nothing was changed."
+    now = f"*Now:* {result['serving']} of {result['wanted']} serve." if result else f"*Now:* {untold}"
     why = clean(request.error or str(result.get("message", "no reason was given")))
     words = f":x: *{request.service} did not come to {request.target}.*\n*Why:* {why}\n{now}"
     return [*_ended_stages(sight), b.section(words), *_after(sight), b.context(f"error id `{_error_id(request)}`")]

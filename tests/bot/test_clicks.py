@@ -143,7 +143,7 @@ def test_a_small_change_is_confirmed_by_the_requester(stage: Stage) -> None:
 def test_a_run_that_died_is_settled_and_told(stage: Stage) -> None:
     approved_run(stage)
     stage.prefect.the_run().state = "CRASHED"
-    assert "Retry the missing" not in text_of(stage.until_shown("ended", "Now:"))
+    assert "Retry the missing" not in text_of(stage.until_shown("ended", "Now:", "left no report"))
     assert stage.until_row("failed").error
 
 
