@@ -28,8 +28,11 @@ from forkyard.requests.moves import (
     check_rollback,
     find_expiry,
     insist_unchanged,
+    is_followed_up,
     make_entry,
+    miss_start,
     send_back,
+    take_over,
 )
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import (
@@ -46,9 +49,6 @@ from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_FOLLOWED = (State.RUNNING, State.SUCCEEDED, State.ROLLED_BACK)
-"""States of a later step that has changed the fleet, or is about to."""
 
 _UNANSWERED = "nobody approved it in time"
 
@@ -237,25 +237,8 @@ class Desk:
         steps = make_steps(request, plan, now)
         approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
         if steps:
-            # It has taken over what was to follow those that it repeats.
-            for repeated in self._list_repeated(request):
-                cancel_later(self.store, SYSTEM, repeated)
+            take_over(self.store, request)
         return approved
-
-    def _list_repeated(self, request: Request) -> Iterator[Request]:
-        """The request that this one repeats, the one that that one repeats, and so on."""
-        while request.kind == "retry" and request.parent is not None:
-            request = self.store.get(request.parent)
-            yield request
-
-    def _is_followed_up(self, request: Request) -> bool:
-        """Whether what was to follow a request, or those that it repeats, is done or being done."""
-        steps = (
-            step
-            for row in (request, *self._list_repeated(request))
-            for step in self.store.list_requests(parent=row.id, states=_FOLLOWED)
-        )
-        return any(step.kind == "later" for step in steps)
 
     def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
@@ -311,7 +294,7 @@ class Desk:
     def _again(
         self, person: Person, old: Request, kind: str, target: int, *, where: str, delivery: str | None, raw: str
     ) -> tuple[Request, bool]:
-        followed_up = self._is_followed_up(old)
+        followed_up = is_followed_up(self.store, old)
         request = make_again(old, person.id, kind, target, self.store.now(), followed_up=followed_up)
         request = replace(request, raw=raw or request.raw, channel=where or old.channel, delivery=delivery)
         entry = make_entry(request, person.id, kind, raw=request.raw, detail=f"{old.token} to {request.target}")
@@ -368,7 +351,7 @@ class Desk:
                 elif request.plan_expires is None or now <= request.plan_expires:
                     continue
                 elif request.origin == CALENDAR and request.start_at is not None:
-                    done.append(self._wait_for_answer(request))
+                    done.append(miss_start(self.store, request))
                 else:
                     text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
                     entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
@@ -387,13 +370,6 @@ class Desk:
         why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
         # Without a plan it is planned next by whoever follows requests: a sweep looks at no fleet.
         return [send_back(self.store, settings, request, why, None)]
-
-    def _wait_for_answer(self, request: Request) -> Request:
-        """An event goes on without its start: it is asked about until its end."""
-        why = f"nobody approved it before its start at {request.start_at:%Y-%m-%d %H:%M} UTC"
-        entry = make_entry(request, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
-        text = f"{request.service} to {request.target}: {why}. Approve {request.token} to have it now, or cancel it."
-        return self.store.move(request, State.PLANNED, entry, telling=text, start_at=None, run_id=None, error=why)
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""

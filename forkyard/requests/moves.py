@@ -4,7 +4,7 @@ Moves that take other rows along: sent back, taken back, ended, each with the la
 The store moves one row at a time; what such a move means for the rows that hang on it is decided here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,9 @@ from forkyard.settings import Settings
 
 SYSTEM = "forkyard"
 """Who the log says did what nobody asked for at that moment."""
+
+_FOLLOWED = (State.RUNNING, State.SUCCEEDED, State.ROLLED_BACK)
+"""States of a later step that has changed the fleet, or is about to."""
 
 _BEGUN = ("start", State.RUNNING.value)
 """What the log says of a run that came through the gate."""
@@ -48,6 +51,14 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
         kind="" if row.kind == "later" else row.kind,
         error=why,
     )
+
+
+def miss_start(store: Store, row: Request) -> Request:
+    """Let an event that nobody approved in time go on without its start: it is asked about until its end."""
+    why = f"nobody approved it before its start at {row.start_at:%Y-%m-%d %H:%M} UTC"
+    entry = make_entry(row, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
+    text = f"{row.service} to {row.target}: {why}. Approve {row.token} to have it now, or cancel it."
+    return store.move(row, State.PLANNED, entry, telling=text, start_at=None, run_id=None, error=why)
 
 
 def find_expiry(
@@ -89,6 +100,29 @@ def _take_back(store: Store, step: Request, entry: Entry) -> None:
             step = store.move(step, State.CANCELLED, entry)
         except StateChanged as error:
             step = error.now
+
+
+def take_over(store: Store, request: Request) -> None:
+    """Take back what was to follow the requests that *request* repeats: it has steps of its own."""
+    for repeated in _list_repeated(store, request):
+        cancel_later(store, SYSTEM, repeated)
+
+
+def is_followed_up(store: Store, request: Request) -> bool:
+    """Whether what was to follow a request, or those that it repeats, is done or being done."""
+    steps = (
+        step
+        for row in (request, *_list_repeated(store, request))
+        for step in store.list_requests(parent=row.id, states=_FOLLOWED)
+    )
+    return any(step.kind == "later" for step in steps)
+
+
+def _list_repeated(store: Store, request: Request) -> Iterator[Request]:
+    """The request that this one repeats, the one that that one repeats, and so on."""
+    while request.kind == "retry" and request.parent is not None:
+        request = store.get(request.parent)
+        yield request
 
 
 def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
@@ -167,6 +201,9 @@ __all__ = [
     "give_up",
     "has_run",
     "insist_unchanged",
+    "is_followed_up",
     "make_entry",
+    "miss_start",
     "send_back",
+    "take_over",
 ]

@@ -6,13 +6,19 @@ It decides nothing: whoever sees a lock here asks the desk, and what is not seen
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 from forkyard.settings import Settings
 
 
+def find_file(settings: Settings) -> Path:
+    """The database's file where no `requests.url` says otherwise."""
+    return settings.state_dir / "requests.db"
+
+
 def peek_locked(settings: Settings, service: str) -> bool:
     """Whether the service is seen to be locked; False also where nobody can see it so quickly."""
-    file = settings.state_dir / "requests.db"
+    file = find_file(settings)
     if settings.requests.url or not file.exists():
         return False
     try:
@@ -22,4 +28,4 @@ def peek_locked(settings: Settings, service: str) -> bool:
         return False
 
 
-__all__ = ["peek_locked"]
+__all__ = ["find_file", "peek_locked"]

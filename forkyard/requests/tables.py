@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from forkyard.errors import InvalidRequest, Unsupported
+from forkyard.requests.peek import find_file
 from forkyard.settings import Settings
 from forkyard.waiting import wait_for
 
@@ -190,7 +191,7 @@ def open_engine(settings: Settings) -> Engine:
     """
     chosen = settings.requests
     try:
-        url = make_url(chosen.url or f"sqlite:///{settings.state_dir / 'requests.db'}")
+        url = make_url(chosen.url or f"sqlite:///{find_file(settings)}")
         if chosen.password_file is not None:
             url = url.set(password=chosen.password_file.read_text(encoding="utf-8").strip())
         kind = url.get_backend_name()
