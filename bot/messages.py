@@ -10,7 +10,7 @@ from datetime import datetime
 
 from bot import blocks as b
 from bot.blocks import Block, clean, mention, moment
-from bot.stages import TITLES, status_of, sum_up
+from bot.stage_list import TITLES, status_of, sum_up
 from bot.tickets import make_ticket
 from flows.runs import Progress
 from forkyard.report import Report

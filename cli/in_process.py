@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 
 from cli.progress import Show, showing
+from flows.executors import DirectExecutor
 from flows.publish import describe_progress
 from flows.runbook import scale_fleet
 from flows.runs import Progress
-from flows.stages import DirectStages
 from forkyard.model import ScaleRequest
 from forkyard.report import Journal, report_to_json
 from forkyard.requests.gate import RecordedGate
@@ -25,10 +25,10 @@ def scale_here(
 ) -> tuple[dict[str, object], BaseException | None]:
     """Carry out the request; returns the report as JSON, and what stopped it if anything did."""
     gate = RecordedGate(settings, request, run_id="", warrant=warrant)
-    with gate, open_world(settings, request.service) as world, DirectStages() as stages, showing(request) as show:
+    with gate, open_world(settings, request.service) as world, DirectExecutor() as executor, showing(request) as show:
         work = Work(world, request, Journal(datetime.now(UTC)), gate)
         with _following(work, show):
-            report, error = scale_fleet(work, stages)
+            report, error = scale_fleet(work, executor)
         gate.leave(report, error)
     return report_to_json(report), error
 

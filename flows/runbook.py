@@ -9,8 +9,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from flows.executors import Executor, Pending
 from flows.outcome import make_dry_report, make_report
-from flows.stages import Pending, Stages
 from flows.undoing import is_unkept, record_intent, undoing
 from forkyard.errors import ForkyardError
 from forkyard.holders import hold_lease, make_holder
@@ -35,7 +35,7 @@ EACH_ITS_OWN = 50
 BATCH = 50
 
 
-def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | None]:
+def scale_fleet(work: Work, executor: Executor) -> tuple[Report, BaseException | None]:
     """
     Carry out *work*'s request; return what there is now, and what stopped it if anything did.
 
@@ -44,16 +44,16 @@ def scale_fleet(work: Work, stages: Stages) -> tuple[Report, BaseException | Non
     before: Fleet | None = None
     try:
         if work.request.dry_run:
-            before = stages.submit(observe, work, "for a dry run").result()
-            return make_dry_report(work, _plan(work, stages, before, ()), before), None
+            before = executor.submit(observe, work, "for a dry run").result()
+            return make_dry_report(work, _plan(work, executor, before, ()), before), None
         work.gate.enter()
         with _leased(work), watching(work):
-            before = _observe_with_parent(work, stages)
-            plan = _plan(work, stages, before, ())
+            before = _observe_with_parent(work, executor)
+            plan = _plan(work, executor, before, ())
             work.gate.check(plan, before)
-            with undoing(work, stages, before):
-                _adopt(work, stages, before)
-                after = _work_off(work, stages, plan)
+            with undoing(work, executor, before):
+                _adopt(work, executor, before)
+                after = _work_off(work, executor, plan)
             return make_report(work, before, after), None
     except BaseException as error:  # noqa: BLE001 - Ctrl-C and Prefect's TerminationSignal too: the report comes first
         return make_report(work, before, _last_look(work), error), error
@@ -71,42 +71,42 @@ def _leased(work: Work) -> Iterator[None]:
         yield
 
 
-def _observe_with_parent(work: Work, stages: Stages) -> Fleet:
-    fleet = stages.submit(observe_before, work).result()
+def _observe_with_parent(work: Work, executor: Executor) -> Fleet:
+    fleet = executor.submit(observe_before, work).result()
     if fleet.parents or work.request.target <= len(fleet.children):
         return fleet
     # The first fork ever: the parent runs still, and only a frozen one has placements.
-    _quiesce(work, stages, [VmId(work.world.policy.parent)])
-    return stages.submit(observe, work, "with parent").result()
+    _quiesce(work, executor, [VmId(work.world.policy.parent)])
+    return executor.submit(observe, work, "with parent").result()
 
 
-def _adopt(work: Work, stages: Stages, fleet: Fleet) -> None:
+def _adopt(work: Work, executor: Executor, fleet: Fleet) -> None:
     """Keep the children that serve although their request was killed before it kept them: the plan counts them."""
     unkept = [
         c.vm for c in fleet.serving if c.vm.stamp.expires is not None and c.vm.stamp.request_id != work.request.id
     ]
     if unkept:
-        stages.submit(keep_children, work, Batch(unkept)).result()
+        executor.submit(keep_children, work, Batch(unkept)).result()
 
 
-def _work_off(work: Work, stages: Stages, plan: ScalePlan) -> Fleet:
+def _work_off(work: Work, executor: Executor, plan: ScalePlan) -> Fleet:
     avoid: set[str] = set()
     record_intent(work, plan.target)
     left = ROUNDS
     while True:
         left -= 1
-        failed = _carry_out(work, stages, plan)
+        failed = _carry_out(work, executor, plan)
         avoid |= failed
-        fleet = stages.submit(observe_settled, work, plan.target - len(failed)).result()
+        fleet = executor.submit(observe_settled, work, plan.target - len(failed)).result()
         if not avoid or left == 0 or work.permit.refusal() or work.permit.breaker_open:
             return fleet
-        plan = _plan(work, stages, fleet, avoid)
+        plan = _plan(work, executor, fleet, avoid)
         logger.info("%s: %d steps are left, in at most %d more rounds", work.service, len(plan.steps), left)
 
 
-def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> ScalePlan:
+def _plan(work: Work, executor: Executor, fleet: Fleet, avoid: Iterable[str]) -> ScalePlan:
     shrinks = work.request.target < len(fleet.children)
-    connections = stages.submit(count_connections, work).result() if shrinks else {}
+    connections = executor.submit(count_connections, work).result() if shrinks else {}
     plan = make_plan(work.request, fleet, work.world.policy.limits, connections=connections, avoid=frozenset(avoid))
     for note in plan.notes:
         work.journal.remark(note)
@@ -114,48 +114,48 @@ def _plan(work: Work, stages: Stages, fleet: Fleet, avoid: Iterable[str]) -> Sca
     return plan
 
 
-def _carry_out(work: Work, stages: Stages, plan: ScalePlan) -> set[str]:
+def _carry_out(work: Work, executor: Executor, plan: ScalePlan) -> set[str]:
     """Do the plan's steps; return the children that were to be made and are not."""
-    still_there = _remove(work, stages, plan.of(StepKind.REMOVE))
+    still_there = _remove(work, executor, plan.of(StepKind.REMOVE))
     plan = limit_forks(plan, work.world.policy.limits, still_there)
-    _retire(work, stages, plan.of(StepKind.RETIRE))
-    return _grow(work, stages, plan.of(StepKind.FORK))
+    _retire(work, executor, plan.of(StepKind.RETIRE))
+    return _grow(work, executor, plan.of(StepKind.FORK))
 
 
-def _remove(work: Work, stages: Stages, steps: Sequence[Step]) -> tuple[str, ...]:
+def _remove(work: Work, executor: Executor, steps: Sequence[Step]) -> tuple[str, ...]:
     """Clear what dead and failed children left; return those that could not be cleared."""
     if not steps:
         return ()
     # Marked first: the balancer must not send anybody to a child that is being destroyed.
-    stages.submit(drain_children, work, Batch(step.name for step in steps)).result()
-    stages.submit(update_nginx, work, Batch()).result()
-    outcomes = stages.submit(destroy_children, work, "left behind", _targets(steps)).result()
+    executor.submit(drain_children, work, Batch(step.name for step in steps)).result()
+    executor.submit(update_nginx, work, Batch()).result()
+    outcomes = executor.submit(destroy_children, work, "left behind", _targets(steps)).result()
     return tuple(outcome.name for outcome in outcomes if not outcome.ok)
 
 
-def _retire(work: Work, stages: Stages, steps: Sequence[Step]) -> None:
+def _retire(work: Work, executor: Executor, steps: Sequence[Step]) -> None:
     """Drain, wait for open connections, destroy; a child that could not be marked stays as it is."""
     if not steps:
         return
-    marked = stages.submit(drain_children, work, Batch(step.name for step in steps)).result()
+    marked = executor.submit(drain_children, work, Batch(step.name for step in steps)).result()
     names = [outcome.name for outcome in marked if outcome.ok]
     work.draining.update(names)
-    stages.submit(update_nginx, work, Batch()).result()
-    still_open = stages.submit(await_connections, work, Batch(names)).result()
+    executor.submit(update_nginx, work, Batch()).result()
+    still_open = executor.submit(await_connections, work, Batch(names)).result()
     for name, number in sorted(still_open.items()):
         work.journal.remark(f"{name}: {number} connections were still open when it was retired")
     going = [step for step in steps if step.name in names]
-    for outcome in stages.submit(destroy_children, work, "retired", _targets(going)).result():
+    for outcome in executor.submit(destroy_children, work, "retired", _targets(going)).result():
         if outcome.ok:
             work.draining.discard(outcome.name)
 
 
-def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
+def _grow(work: Work, executor: Executor, steps: Sequence[Step]) -> set[str]:
     """Make the steps' children serve; destroy those that do not, and return their names."""
     if not steps:
         return set()
     parents = sorted({step.placement.parent for step in steps if step.placement is not None})
-    _quiesce(work, stages, parents)
+    _quiesce(work, executor, parents)
     places = {(p.parent, p.host): p.at_once for step in steps if (p := step.placement) is not None}
     slots = max(1, sum(places.values()))
     work.pace.limit(slots)
@@ -164,25 +164,25 @@ def _grow(work: Work, stages: Stages, steps: Sequence[Step]) -> set[str]:
     batches = _batches(steps)
     work.width = max(1, min(PARALLEL, slots) // min(len(batches), slots))
     for label, batch in batches:
-        forked = stages.submit(fork_children, work, label, batch)
-        identified = stages.submit(customize_guest, work, label, forked)
-        verified.append(stages.submit(verify_registration, work, label, identified))
+        forked = executor.submit(fork_children, work, label, batch)
+        identified = executor.submit(customize_guest, work, label, forked)
+        verified.append(executor.submit(verify_registration, work, label, identified))
     ready = _values(outcome for pending in verified for outcome in pending.result())
-    served = _values(stages.submit(update_nginx, work, ready).result()) if ready else Batch[Vm]()
-    kept = _values(stages.submit(keep_children, work, served).result()) if served else Batch[Vm]()
+    served = _values(executor.submit(update_nginx, work, ready).result()) if ready else Batch[Vm]()
+    kept = _values(executor.submit(keep_children, work, served).result()) if served else Batch[Vm]()
     failed = {step.name for step in steps} - {vm.name for vm in kept}
     if failed:
-        _destroy_unkept(work, stages, failed)
+        _destroy_unkept(work, executor, failed)
     return failed
 
 
-def _destroy_unkept(work: Work, stages: Stages, names: set[str]) -> None:
+def _destroy_unkept(work: Work, executor: Executor, names: set[str]) -> None:
     # By a new look: a fork whose outcome is unknown may have left a VM that no outcome names.
-    fleet = stages.submit(observe, work, "what failed").result()
+    fleet = executor.submit(observe, work, "what failed").result()
     targets = Batch((c.vm.name, c.vm.id) for c in fleet.children if c.vm.name in names and is_unkept(work, c.vm))
     if targets and work.permit.refusal() is None:
-        stages.submit(destroy_children, work, "failed", targets).result()
-        stages.submit(update_nginx, work, Batch()).result()
+        executor.submit(destroy_children, work, "failed", targets).result()
+        executor.submit(update_nginx, work, Batch()).result()
 
 
 def _last_look(work: Work) -> Fleet | None:
@@ -193,9 +193,9 @@ def _last_look(work: Work) -> Fleet | None:
         return None
 
 
-def _quiesce(work: Work, stages: Stages, parents: Sequence[VmId]) -> None:
+def _quiesce(work: Work, executor: Executor, parents: Sequence[VmId]) -> None:
     if parents:
-        stages.submit(quiesce_parents, work, _label(parents), Batch(parents)).result()
+        executor.submit(quiesce_parents, work, _label(parents), Batch(parents)).result()
 
 
 def _batches(steps: Sequence[Step]) -> list[tuple[str, Batch[Step]]]:

@@ -11,9 +11,9 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.executors import MOST_THREADS, Executor, PrefectExecutor
 from flows.publish import publish, publishing_progress
 from flows.runbook import scale_fleet
-from flows.stages import MOST_THREADS, PrefectStages, Stages
 from forkyard.errors import ForkyardError
 from forkyard.model import ScaleRequest
 from forkyard.names import make_token
@@ -79,8 +79,8 @@ def scale(
 def scale_with(world: World, request: ScaleRequest, gate: Gate | None = None) -> State[Any] | dict[str, object]:
     """Carry out the request inside a flow's run; returns the report, or a failed state with its message."""
     work = Work(world, request, Journal(datetime.now(UTC)), gate)
-    with publishing_progress(work), PrefectStages() as stages:
-        report, error = scale_fleet(work, stages)
+    with publishing_progress(work), PrefectExecutor() as executor:
+        report, error = scale_fleet(work, executor)
     work.gate.leave(report, error)
     publish(report)
     if work.journal.plan is not None and error is None:
@@ -98,7 +98,9 @@ def conclude(report: Report, error: BaseException | None) -> State[Any] | dict[s
     return report_to_json(report)
 
 
-def scale_directly(settings: Settings, request: ScaleRequest, stages: Stages) -> tuple[Report, BaseException | None]:
+def scale_directly(
+    settings: Settings, request: ScaleRequest, executor: Executor
+) -> tuple[Report, BaseException | None]:
     """Carry out the request without Prefect."""
-    with open_world(settings, request.service) as world, stages:
-        return scale_fleet(Work(world, request, Journal(datetime.now(UTC))), stages)
+    with open_world(settings, request.service) as world, executor:
+        return scale_fleet(Work(world, request, Journal(datetime.now(UTC))), executor)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from signal import SIG_IGN, SIGTERM, signal
 from threading import current_thread, main_thread
 
-from flows.stages import Stages
+from flows.executors import Executor
 from forkyard.errors import ForkyardError
 from forkyard.model import Fleet, Intent, Power, Vm
 from forkyard.phases import is_kept
@@ -26,7 +26,7 @@ SETTLE = 8.0
 
 
 @contextmanager
-def undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
+def undoing(work: Work, executor: Executor, before: Fleet) -> Iterator[None]:
     """When the block is left by anything but its end: bring the fleet back to what it was, as far as there is time."""
     try:
         yield
@@ -36,7 +36,7 @@ def undoing(work: Work, stages: Stages, before: Fleet) -> Iterator[None]:
         work.permit.withdraw(f"the request {'has failed' if failed else 'was cancelled'}")
         logger.warning("%s: stopped by %s: undoing what is half made", work.service, type(error).__name__)
         with _deaf_to_sigterm():
-            stages.settle(SETTLE)
+            executor.settle(SETTLE)
             _undo(work, before)
         raise
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from cli.bench import Context, Run
 from cli.bench.parts import SERVICE, require_room, scale_to
+from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
 from flows.runs import Runs
-from flows.stages import DirectStages
 from forkyard.errors import PermanentError
 from forkyard.model import ScaleRequest
 from forkyard.names import new_request_id
@@ -58,6 +58,6 @@ def _measure_once(context: Context) -> Run:
 def _scale_plainly(context: Context, target: int) -> Report:
     now = datetime.now(UTC)
     request = ScaleRequest(new_request_id(), SERVICE, target, "bench", now, "bench")
-    with open_world(context.settings, SERVICE) as world, DirectStages() as stages:
-        report, _ = scale_fleet(Work(world, request, Journal(now)), stages)
+    with open_world(context.settings, SERVICE) as world, DirectExecutor() as executor:
+        report, _ = scale_fleet(Work(world, request, Journal(now)), executor)
     return report

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
-from flows.stages import DirectStages
 from forkyard.commands import Amount, Scale
 from forkyard.report import Journal, Report
 from forkyard.requests import Request, State
@@ -57,9 +57,9 @@ class Office:
     def run(self, request: Request, *, run_id: str = RUN, warrant: str = "") -> tuple[Report, BaseException | None]:
         asked = to_scale_request(request)
         gate = RecordedGate(self.settings, asked, run_id=run_id, warrant=warrant, clock=self.clock)
-        with gate, DirectStages() as stages:
+        with gate, DirectExecutor() as executor:
             work = Work(self.yard.world, asked, Journal(datetime.now(UTC)), gate)
-            report, error = scale_fleet(work, stages)
+            report, error = scale_fleet(work, executor)
             gate.leave(report, error)
         return report, error
 

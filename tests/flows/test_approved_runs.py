@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
-from flows.stages import DirectStages
 from forkyard.approvals import Approval, Kind, make_warrant, sign
 from forkyard.commands import Amount, Scale
 from forkyard.errors import InvalidRequest, NotPermitted, Unavailable
@@ -60,8 +60,8 @@ def test_a_run_that_nobody_approved_changes_nothing(office: Office) -> None:
 
 def test_a_run_begun_in_the_workflow_server_alone_changes_nothing(office: Office) -> None:
     stranger = ScaleRequest("11111111-0000-4000-8000-000000000000", "game", 4, "eve", datetime.now(UTC))
-    with RecordedGate(office.settings, stranger, run_id=RUN) as gate, DirectStages() as stages:
-        _, error = scale_fleet(Work(office.yard.world, stranger, Journal(datetime.now(UTC)), gate), stages)
+    with RecordedGate(office.settings, stranger, run_id=RUN) as gate, DirectExecutor() as executor:
+        _, error = scale_fleet(Work(office.yard.world, stranger, Journal(datetime.now(UTC)), gate), executor)
     assert isinstance(error, NotPermitted)
     assert "no request on record" in str(error)
     assert office.untouched()

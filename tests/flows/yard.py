@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
-from flows.stages import DirectStages
 from forkyard.balancer.fake import FakeBalancer
 from forkyard.fake_world import FakeWorld
 from forkyard.hypervisors.fake import FakeHypervisor
@@ -40,8 +40,8 @@ class Yard:
 
     def run(self, work: Work) -> tuple[Report, BaseException | None]:
         """Carry out what was made ready, by plain calls."""
-        with DirectStages() as stages:
-            return scale_fleet(work, stages)
+        with DirectExecutor() as executor:
+            return scale_fleet(work, executor)
 
     def serving(self) -> list[str]:
         """Names of the servers in the upstream."""

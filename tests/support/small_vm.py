@@ -60,6 +60,11 @@ class SmallWorld:
             shutil.copytree(parent, directory / "state" / "parents" / parent.name)
         return replace(self, settings=replace(self.settings, state_dir=directory / "state", run_dir=directory / "run"))
 
+    @property
+    def parent_directory(self) -> Path:
+        """Where the frozen parent's files are."""
+        return self.settings.state_dir / "parents" / PARENT
+
     def processes(self) -> list[str]:
         """The ids of QEMU processes that run in this world."""
         run = str(self.settings.run_dir)

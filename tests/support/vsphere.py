@@ -11,10 +11,10 @@ from typing import Any
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.hypervisors.vsphere.session import Session
-from forkyard.model import Vm
+from forkyard.model import ForkSpec, Vm
 from forkyard.settings import ServiceSettings, Settings, VsphereSettings
 from lab.vsphere import Door
-from tests.support.small_vm import PATIENCE
+from tests.support.small_vm import PATIENCE, SERVICE, make_stamp
 from tests.support.vcenter import RunningVCenter, running_vcenter
 
 RULE = "game-parent-*"
@@ -88,3 +88,9 @@ def vsphere_world(directory: Path, **what: Any) -> Iterator[VsphereWorld]:  # no
         finally:
             for one in (*world.opened, world.janitor):
                 one.close()
+
+
+def fork(hypervisor: VsphereHypervisor, name: str, fork_id: str | None = None, place: int = 0) -> Vm:
+    """Fork a child onto the placement with this number."""
+    spec = ForkSpec(name, make_stamp(fork_id), hypervisor.placements(SERVICE)[place])
+    return hypervisor.fork(spec, timeout=PATIENCE)

@@ -1,13 +1,11 @@
-"""What only the QEMU driver promises: frozen parents on disk, killed processes, full disks, processes started ahead."""
+"""What only the QEMU driver promises: frozen parents on disk, killed processes, processes started ahead."""
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -15,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.errors import CapacityExhausted, NotFound, PermanentError, Unavailable, Unsupported, VerificationFailed
+from forkyard.errors import NotFound, PermanentError, Unavailable, Unsupported, VerificationFailed
 from forkyard.hypervisors.qemu.accelerator import find_kvm_problem
-from forkyard.hypervisors.qemu.driver import QemuHypervisor
-from forkyard.model import Power, Vm, VmId
+from forkyard.model import Power, VmId
 from forkyard.processes import in_namespace
 from forkyard.waiting import wait_for
 from tests.support.small_vm import (
@@ -26,7 +23,6 @@ from tests.support.small_vm import (
     PATIENCE,
     SERVICE,
     SmallWorld,
-    assert_empty,
     fork,
     kill,
     kill_process,
@@ -37,18 +33,6 @@ from tests.support.small_vm import (
 )
 
 SOON = timedelta(seconds=20)
-
-
-@pytest.fixture
-def world(small_parent: SmallWorld) -> Iterator[SmallWorld]:
-    """Give the shared parent's world; nothing of a test's children remains in it."""
-    yield small_parent
-    small_parent.clear()
-    assert_empty(small_parent)
-
-
-def _files(world: SmallWorld) -> Path:
-    return world.settings.state_dir / "parents" / PARENT
 
 
 def _overwrite(path: Path, offset: int, content: bytes) -> None:
@@ -62,7 +46,7 @@ def _overwrite(path: Path, offset: int, content: bytes) -> None:
 
 @pytest.mark.parametrize("file", ["memory", "state", "disk.qcow2"])
 def test_a_parent_with_a_broken_file_is_refused_by_name_and_nothing_is_made(copy: SmallWorld, file: str) -> None:
-    _overwrite(_files(copy) / file, 4096, b"not what was frozen")
+    _overwrite(copy.parent_directory / file, 4096, b"not what was frozen")
     with pytest.raises(VerificationFailed, match=file):
         fork(copy.open(), "game-a-1")
     with pytest.raises(VerificationFailed, match=file):
@@ -73,7 +57,7 @@ def test_a_parent_with_a_broken_file_is_refused_by_name_and_nothing_is_made(copy
 def test_a_change_that_hides_its_time_is_found_by_the_full_look(copy: SmallWorld) -> None:
     hypervisor = copy.open()
     hypervisor.verify(PARENT)
-    memory = _files(copy) / "memory"
+    memory = copy.parent_directory / "memory"
     before = memory.stat()
     _overwrite(memory, 1 << 20, b"one page is not what it was")
     os.utime(memory, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -82,20 +66,20 @@ def test_a_change_that_hides_its_time_is_found_by_the_full_look(copy: SmallWorld
 
 
 def test_a_missing_file_is_named(copy: SmallWorld) -> None:
-    (_files(copy) / "state").unlink()
+    (copy.parent_directory / "state").unlink()
     with pytest.raises(VerificationFailed, match="state is missing"):
         fork(copy.open(), "game-a-1")
 
 
 def test_a_manifest_that_was_edited_is_refused(copy: SmallWorld) -> None:
-    manifest = _files(copy) / "manifest.json"
+    manifest = copy.parent_directory / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"memory_mib": 80', '"memory_mib": 96'))
     with pytest.raises(VerificationFailed, match=r"manifest\.json"):
         fork(copy.open(), "game-a-1")
 
 
 def test_a_manifest_that_cannot_be_read_hides_no_other_parent(copy: SmallWorld) -> None:
-    broken = _files(copy).with_name("broken")
+    broken = copy.parent_directory.with_name("broken")
     broken.mkdir()
     (broken / "manifest.json").write_text('{"name": "broken"}')
     assert [parent.name for parent in copy.open().list_parents()] == [PARENT]
@@ -109,7 +93,7 @@ def test_what_children_write_never_reaches_the_parent(world: SmallWorld) -> None
         vm = fork(hypervisor, f"game-a-{number}")
         hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     hypervisor.verify(PARENT)
-    assert all(path.stat().st_mode & 0o222 == 0 for path in _files(world).iterdir() if path.suffix != ".json")
+    assert all(path.stat().st_mode & 0o222 == 0 for path in world.parent_directory.iterdir() if path.suffix != ".json")
 
 
 def test_a_parent_survives_a_reboot_and_its_children_do_not(copy: SmallWorld) -> None:
@@ -288,100 +272,6 @@ def test_a_half_made_child_is_shown_or_found_and_removed(world: SmallWorld, file
     hypervisor.destroy(vm.id, timeout=PATIENCE)
     for stray in hypervisor.list_strays(older_than=timedelta(0)):
         hypervisor.remove_stray(stray)
-
-
-# What is left of the host
-
-
-def test_a_disk_without_room_for_a_child_makes_nothing(
-    small_parent: SmallWorld, mounted: Callable[[str], SmallWorld]
-) -> None:
-    size = sum(path.stat().st_size for path in _files(small_parent).iterdir()) + (32 << 20)
-    full = mounted(f"size={size}")
-    assert full.open().placements(SERVICE)[0].limited_by == "disk"
-    with pytest.raises(CapacityExhausted, match="disk"):
-        fork(full.open(), "game-a-1")
-    assert_empty(full)
-
-
-def test_a_disk_that_is_full_all_the_same_makes_nothing(mounted: Callable[[str], SmallWorld]) -> None:
-    # Room by bytes, and no inode left for the child's files: found only when they are made.
-    full = mounted("size=1g,nr_inodes=18")
-    with pytest.raises(CapacityExhausted, match="disk is full"):
-        fork(full.open(), "game-a-1")
-    assert_empty(full)
-
-
-def test_a_disk_that_fills_up_at_any_step_of_a_fork_is_told_as_full(mounted: Callable[[str], SmallWorld]) -> None:
-    world = mounted("size=1g,nr_inodes=60")
-    hypervisor, fillers = world.open(), _fill(world.settings.state_dir)
-    while (vm := _fork_if_it_fits(hypervisor)) is None:
-        assert hypervisor.list_vms() == []
-        fillers.pop().unlink()
-    fillers += _fill(world.settings.state_dir)
-    with pytest.raises(CapacityExhausted, match="disk is full"):
-        hypervisor.restamp(vm.id, vm.stamp)
-    with pytest.raises(CapacityExhausted, match="disk is full"):
-        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
-    fillers.pop().unlink()
-    hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
-    hypervisor.destroy(vm.id, timeout=PATIENCE)
-    assert_empty(world)
-
-
-def _fork_if_it_fits(hypervisor: QemuHypervisor) -> Vm | None:
-    try:
-        return fork(hypervisor, "game-a-1")
-    except CapacityExhausted as error:
-        if "disk is full" not in str(error):
-            raise
-        return None
-
-
-def _fill(directory: Path) -> list[Path]:
-    """Use up the file system's inodes with empty files, which are returned."""
-    made: list[Path] = []
-    while True:
-        try:
-            path = directory / f"filler-{secrets.token_hex(4)}"
-            path.touch()
-        except OSError:
-            return made
-        made.append(path)
-
-
-@pytest.fixture
-def mounted(small_parent: SmallWorld, tmp_path: Path) -> Iterator[Callable[[str], SmallWorld]]:
-    """Give a way to copy the parent into a file system of its own."""
-    place, run = tmp_path / "small-disk", Path(f"{small_parent.settings.run_dir}m")
-
-    def make(options: str) -> SmallWorld:
-        place.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "forkyard-test", str(place)], check=True)
-        copy = small_parent.copied(place)
-        return replace(copy, settings=replace(copy.settings, run_dir=run))
-
-    yield make
-    subprocess.run(["umount", str(place)], check=True)
-    shutil.rmtree(run, ignore_errors=True)
-
-
-def test_addresses_run_out_before_anything_is_made(world: SmallWorld) -> None:
-    first = world.settings.qemu.network.broadcast_address - 2
-    narrow = world.under(replace(world.settings.qemu, first_address=first)).open()
-    for number in range(2):
-        fork(narrow, f"game-a-{number}")
-    assert (narrow.placements(SERVICE)[0].room, narrow.placements(SERVICE)[0].limited_by) == (0, "addresses")
-    with pytest.raises(CapacityExhausted, match="addresses"):
-        fork(narrow, "game-a-2")
-    assert len(narrow.list_vms()) == 2
-
-
-def test_an_address_that_was_given_back_is_not_the_next_to_be_given(world: SmallWorld) -> None:
-    hypervisor = world.open()
-    first = fork(hypervisor, "game-a-1")
-    hypervisor.destroy(first.id, timeout=PATIENCE)
-    assert fork(hypervisor, "game-a-2").address != first.address
 
 
 # The network

@@ -1,7 +1,6 @@
 """A vCenter that is away, that lets us in no more, or that loses an answer in the middle of a long one."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -24,14 +23,6 @@ SERVICE = "game"
 SOON = timedelta(seconds=5)
 ATTEMPTS = 3
 """As many as the flows make."""
-
-
-@pytest.fixture
-def world(vsphere_yard: VsphereWorld) -> Iterator[VsphereWorld]:
-    """Give the vCenter as it was in the beginning; nothing remains in it."""
-    yield vsphere_yard
-    vsphere_yard.clear()
-    assert vsphere_yard.children() == []
 
 
 def make_specs(hypervisor: VsphereHypervisor, number: int) -> list[ForkSpec]:

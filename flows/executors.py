@@ -33,7 +33,7 @@ class Pending(Protocol[T_co]):
         ...
 
 
-class Stages(AbstractContextManager["Stages"], Protocol):
+class Executor(AbstractContextManager["Executor"], Protocol):
     """Where tasks run."""
 
     def submit(self, task: Task[..., R], *args: Any) -> Pending[R]:  # noqa: ANN401 - each task has its own
@@ -45,7 +45,7 @@ class Stages(AbstractContextManager["Stages"], Protocol):
         ...
 
 
-class PrefectStages:
+class PrefectExecutor:
     """Tasks as runs that the Prefect UI shows; only inside a flow."""
 
     def __init__(self) -> None:
@@ -72,12 +72,12 @@ class PrefectStages:
         wait_for_runs(list(self._futures), timeout=timeout)
 
 
-class DirectStages:
+class DirectExecutor:
     """Tasks as plain calls in threads, with the same repeats on transient errors."""
 
     def __init__(self) -> None:
         """Make the threads."""
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="stage")
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="task")
         self._futures: list[Future[Any]] = []
 
     def __enter__(self) -> Self:
@@ -114,4 +114,4 @@ def _repeat(task: Task[..., R], call: Callable[[], R]) -> R:
     return attempts(call)
 
 
-__all__ = ["DirectStages", "Pending", "PrefectStages", "Stages"]
+__all__ = ["DirectExecutor", "Executor", "Pending", "PrefectExecutor"]

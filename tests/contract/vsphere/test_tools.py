@@ -10,10 +10,9 @@ from forkyard.errors import CredentialsRejected, NotReady, VerificationFailed
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.model import Vm
 from forkyard.wire import POINTS
-from tests.contract.test_hypervisor_vsphere import fork
 from tests.support.lab import until
 from tests.support.small_vm import PATIENCE, make_identity
-from tests.support.vsphere import VsphereWorld, vsphere_world
+from tests.support.vsphere import VsphereWorld, fork, vsphere_world
 
 PROVED = {"mac", "address", "hostname"}
 
