@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from bot import answers
 from bot.answers import COMMAND, refuse, say
-from bot.blocks import clean
+from bot.blocks import clean, serving
 from bot.memory import Memory
 from bot.messages import Message, render_preview
 from bot.people import Asker, Directory
@@ -91,6 +91,9 @@ class Clerk:
             return
         if planned.state is State.FAILED or planned.unplanned:
             self._tell(request, asker, refuse(planned.error))
+        elif planned.state is State.SUCCEEDED:
+            have = serving(planned.target)
+            self._tell(request, asker, say(f":white_check_mark: {planned.service}: {have} already: nothing to do."))
         elif planned.need is Need.REQUESTER:
             self._tell(request, asker, say(f"Planned as `{planned.token}`: confirm it with Approve, above."))
         else:

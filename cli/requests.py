@@ -280,6 +280,8 @@ def render_request(request: Request) -> Sequence[str]:
             lines.append(f"  it will take about {plan.expected_seconds:.0f} s")
     if request.start_at is not None:
         lines.append(f"  begins at {When(request.start_at, request.zone)}, {request.start_at:%Y-%m-%d %H:%M} UTC")
+    if request.state is State.SUCCEEDED and request.run_id is None:
+        lines.append("  nothing to do: the fleet is as asked")
     if request.error:
         lines.append(f"  {request.error}")
     if request.state is State.AWAITING and request.need is not None:

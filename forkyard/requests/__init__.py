@@ -36,7 +36,8 @@ class State(StrEnum):
 _BEFORE = {State.PLANNED, State.FAILED, State.CANCELLED, State.EXPIRED}
 
 MOVES: Mapping[State, frozenset[State]] = {
-    State.DRAFTED: frozenset(_BEFORE),
+    # What is as asked already needs neither approval nor run.
+    State.DRAFTED: frozenset({*_BEFORE, State.SUCCEEDED}),
     # A run that finds another fleet than was approved plans again, so even APPROVED and RUNNING lead back.
     State.PLANNED: frozenset({*_BEFORE, State.AWAITING, State.APPROVED}),
     State.AWAITING: frozenset({*_BEFORE, State.APPROVED, State.DENIED}),

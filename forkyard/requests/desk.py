@@ -111,9 +111,9 @@ class Desk:
 
     def plan(self, request: Request) -> Request:
         """
-        Look at the fleet, plan, and have the plan wait for approval; what cannot be planned says why.
+        Look at the fleet, plan, and have the plan wait for approval; what is as asked already has succeeded.
 
-        It has failed then; but what the calendar wants waits on, unplanned, to be planned again.
+        What cannot be planned has failed, and says why; but what the calendar wants waits on, to be planned again.
 
         Raises:
             StateChanged: somebody else moved the request.
@@ -126,6 +126,10 @@ class Desk:
             return self._keep_unplanned(settings, request, str(error))
         judged = self._judge(settings, request, record)
         record = judged["plan"]
+        if self._is_done(request, record):
+            entry = make_entry(request, SYSTEM, "plan", decision=State.SUCCEEDED.value, plan_hash=record.hash)
+            fields = {"plan": record, "target": record.target, "change": None}
+            return self.store.move(request, State.SUCCEEDED, replace(entry, detail="nothing to do"), **fields)
         fields = {
             **judged,
             "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
@@ -135,6 +139,16 @@ class Desk:
         }
         entry = make_entry(request, SYSTEM, "plan", decision=State.AWAITING.value, plan_hash=record.hash)
         return self._await_approval(request, replace(entry, detail=judged["need_why"]), fields)
+
+    def _is_done(self, request: Request, record: PlanRecord) -> bool:
+        """Whether nothing is to be done for a new request, and nothing that is under way will change that."""
+        at_once = request.start_at is None and request.origin != CALENDAR and not record.later
+        # The end of a rollback's run is what marks the request that it undid.
+        fresh = request.state is State.DRAFTED and request.kind != "rollback"
+        if not fresh or not at_once or not record.idle:
+            return False
+        rows = self.store.list_requests(states=OPEN, service=request.service)
+        return all(row.id == request.id or row.start_at is not None for row in rows)
 
     def preview(self, request: Request) -> Request:
         """Give the request as `plan` would have it wait for approval, and keep nothing of it; raises what it cannot."""

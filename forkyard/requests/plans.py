@@ -53,6 +53,8 @@ class PlanRecord:
     """What follows by itself and is approved together with this: at each moment, how many children."""
     expected_seconds: float | None = None
     """From the last runs; None: nothing to go by."""
+    idle: bool = False
+    """Whether the fleet was as asked already, on record too: a run would change nothing at all."""
 
     @property
     def change(self) -> int:
@@ -63,7 +65,7 @@ class PlanRecord:
     def hash(self) -> str:
         """What an approval is for: the same plan has the same hash, and any other another."""
         fields = asdict(self)
-        del fields["expected_seconds"], fields["notes"]
+        del fields["expected_seconds"], fields["notes"], fields["idle"]
         # Room breathes with the host's memory; the approval is for what is done, not for what else would fit.
         fields["places"] = [[p.parent, p.host, p.forks] for p in self.places if p.forks]
         text = json.dumps(fields, sort_keys=True, default=str, separators=(",", ":"))
@@ -99,7 +101,15 @@ def make_record(
         start_at=start_at,
         later=tuple(later),
         expected_seconds=expected_seconds,
+        idle=_is_idle(plan, fleet),
     )
+
+
+def _is_idle(plan: ScalePlan, fleet: Fleet) -> bool:
+    # Children that their request did not come to keep are kept by the next run, and a wish is put on record by it.
+    kept = all(child.vm.stamp.expires is None for child in fleet.serving)
+    wanted = fleet.intent.wanted if fleet.intent is not None else 0
+    return not plan.steps and kept and wanted == plan.target
 
 
 def find_later(back: int, hold_seconds: int | None, begin: datetime) -> tuple[tuple[datetime, int], ...]:

@@ -30,6 +30,12 @@ def test_a_command_becomes_a_plan_that_another_person_approves_and_a_run_that_is
     assert stage.slack.state()["complaints"] == []
 
 
+def test_what_is_as_asked_already_is_said_to_whoever_asked_and_troubles_nobody_else(stage: Stage) -> None:
+    stage.slack.command("scale game to 0")
+    stage.until_told("game: 0 serve already: nothing to do")
+    assert [m for m in stage.slack.messages("ben") if m["blocks"]] == []
+
+
 def test_a_run_that_waits_for_the_lease_says_who_is_changing_the_service_and_why(stage: Stage) -> None:
     message = stage.ask()
     holder = LeaseHolder("r-other", BEN, "here", 1, datetime.now(UTC), "a sale")

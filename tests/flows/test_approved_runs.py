@@ -49,6 +49,37 @@ def test_a_request_goes_from_word_to_report(office: Office) -> None:
     assert office.store.verify_log().whole
 
 
+def test_what_is_as_asked_already_needs_no_approval_and_no_run(office: Office) -> None:
+    office.run(office.approved(4))
+    again = office.ask(4)
+    assert (again.state, again.run_id, again.target) == (State.SUCCEEDED, None, 4)
+    assert office.store.read_log()[-1].entry.detail == "nothing to do"
+    assert office.store.verify_log().whole
+    with pytest.raises(InvalidRequest, match="never ran"):
+        office.desk.rollback(ASKER, again.token)
+
+
+def test_what_is_as_asked_is_approved_all_the_same_when_it_is_for_later_or_something_else_is_under_way(
+    office: Office,
+) -> None:
+    office.run(office.approved(4))
+    assert office.ask(4, at=When(office.clock() + timedelta(hours=1), "Z")).state is State.AWAITING
+    assert office.ask(4).state is State.SUCCEEDED
+    assert office.ask(6).state is State.AWAITING
+    assert office.ask(4).state is State.AWAITING
+
+
+def test_a_fleet_that_is_smaller_than_its_wish_is_not_as_asked(office: Office) -> None:
+    office.run(office.approved(4))
+    office.yard.fake.intents["game"] = replace(office.yard.fake.intents["game"], wanted=6)
+    assert office.ask(4).state is State.AWAITING
+
+
+def test_what_holds_for_a_while_is_approved_even_when_it_is_so_already(office: Office) -> None:
+    office.run(office.approved(4))
+    assert office.ask(4, hold=timedelta(hours=1)).state is State.AWAITING
+
+
 def test_a_run_that_nobody_approved_changes_nothing(office: Office) -> None:
     waiting = office.ask(4)
     report, error = office.run(waiting)
