@@ -73,12 +73,20 @@ def tick(
     It is kept in the store until somebody tells it. Without a calendar, for it cannot be read, only what is on record
     is looked at.
     """
-    return [notice for notice in _look(desk, settings, calendar, now, channel) if desk.store.announce(notice)]
-
-
-def _look(desk: Desk, settings: Settings, calendar: Calendar | None, now: datetime, channel: str) -> Iterator[Notice]:
+    told: list[Notice] = []
     if calendar is not None:
-        yield from _follow(desk, calendar, now, channel)
+        leads = find_leads(desk, calendar)
+        keys = _list_keys(calendar, leads, now)
+        told += _take_back(desk, calendar, keys, now)
+        told += _keep(desk, _follow(desk, calendar, keys, leads, now, channel))
+    return [*told, *_keep(desk, _look(desk, settings, now))]
+
+
+def _keep(desk: Desk, notices: Iterator[Notice]) -> list[Notice]:
+    return [notice for notice in notices if desk.store.announce(notice)]
+
+
+def _look(desk: Desk, settings: Settings, now: datetime) -> Iterator[Notice]:
     for row in desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], limit=1000):
         try:
             yield from _check_near(desk, settings, row, now)
@@ -87,14 +95,24 @@ def _look(desk: Desk, settings: Settings, calendar: Calendar | None, now: dateti
             logger.exception("%s: could not be looked at before its start", row.token)
 
 
-def _follow(desk: Desk, calendar: Calendar, now: datetime, channel: str) -> Iterator[Notice]:
-    leads = find_leads(desk, calendar)
-    lengths = {name: lead.length for name, lead in leads.items()}
+def _list_keys(calendar: Calendar, leads: Mapping[str, Lead], now: datetime) -> dict[str, Occurrence]:
+    """What the calendar wants as far as it is looked ahead, by what makes each the same one at the next look."""
     ramps = [ramp.before for event in calendar.events.values() for ramp in event.ramp]
-    ahead = HORIZON + max([timedelta(), *lengths.values()]) + max([timedelta(), *ramps])
+    ahead = HORIZON + max([timedelta(), *(lead.length for lead in leads.values())]) + max([timedelta(), *ramps])
     occurrences = [found for found in list_occurrences(calendar, now, now + ahead) if found.end > now]
-    keys = {_make_key(calendar, occurrence): occurrence for occurrence in occurrences}
-    yield from _take_back(desk, calendar, keys, now)
+    return {_make_key(calendar, occurrence): occurrence for occurrence in occurrences}
+
+
+def _follow(
+    desk: Desk,
+    calendar: Calendar,
+    keys: Mapping[str, Occurrence],
+    leads: Mapping[str, Lead],
+    now: datetime,
+    channel: str,
+) -> Iterator[Notice]:
+    """Put on record what is not there yet."""
+    lengths = {name: lead.length for name, lead in leads.items()}
     known = {row.event or "" for row in desk.store.list_requests(origin=CALENDAR, limit=1000)}
     for key, occurrence in keys.items():
         if key in known:
@@ -197,7 +215,7 @@ def _introduce(desk: Desk, row: Request, lead: Lead) -> Notice:
 
 
 def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], now: datetime) -> Iterator[Notice]:
-    """Cancel what waits for an occurrence that the calendar has no more, or has otherwise."""
+    """Cancel what waits for an occurrence that the calendar has no more, or has otherwise; its notices are kept."""
     rows = desk.store.list_requests(states=_WAITING, origin=CALENDAR, limit=1000)
     for row in sorted(rows, key=lambda row: row.parent is not None):  # with the first of them its later ones go
         first = _find_first(desk, row)
@@ -206,13 +224,14 @@ def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], n
         if first.event in keys or (row.parent is not None and not ahead) or _is_over(calendar, first.event or ""):
             continue
         why = "the calendar has it no more, or has it otherwise"
+        text = f"{first.raw}: {row.token} is cancelled: {why}."
         entry = make_entry(row, SYSTEM, "cancel", decision=State.CANCELLED.value, detail=why)
         try:
-            row = desk.store.move(row, State.CANCELLED, entry, error=why)  # noqa: PLW2901 - the same row, later
+            moved = desk.store.move(row, State.CANCELLED, entry, telling=text, error=why)
         except StateChanged:
             continue  # it began in this moment, or went with its first step
-        cancel_later(desk.store, SYSTEM, row)
-        yield Notice(row, f"{first.raw}: {row.token} is cancelled: {why}.")
+        cancel_later(desk.store, SYSTEM, moved)
+        yield Notice(moved, text)
 
 
 def _is_over(calendar: Calendar, key: str) -> bool:
