@@ -55,7 +55,7 @@ def show_plan(settings: Settings, request: ScaleRequest, *, as_json: bool) -> in
     from cli.tables import plan_table  # noqa: PLC0415 - only for people
 
     console = make_console()
-    console.print(plan_table(plan, fleet))
+    console.print(plan_table(plan, fleet, world.policy.maximum))
     for note in plan.notes:
         console.print(f"  {note}")
     if busy:

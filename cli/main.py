@@ -56,7 +56,20 @@ Service = Annotated[
 SomeService = Annotated[
     str | None, typer.Argument(help="The service; left out: all of them.", autocompletion=complete_service)
 ]
-Target = Annotated[int, typer.Option("--to", help="How many children are to serve: an absolute number.", metavar="N")]
+
+
+def _read_target(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        message = f"{text} is not a whole number. Ask for the number of children that are to serve."
+        raise typer.BadParameter(message) from error
+
+
+Target = Annotated[
+    int,
+    typer.Option("--to", help="How many children are to serve: an absolute number.", metavar="N", parser=_read_target),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 

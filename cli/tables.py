@@ -70,9 +70,9 @@ def fleet_table(fleet: Fleet, seconds: Mapping[str, Mapping[str, float]]) -> Tab
     return table
 
 
-def plan_table(plan: ScalePlan, fleet: Fleet) -> Table:
-    """What each parent and host has now, gets and loses."""
-    title = f"{plan.request.service}: {plan.current} now, {plan.target} wanted"
+def plan_table(plan: ScalePlan, fleet: Fleet, maximum: int) -> Table:
+    """What each parent and host has now, gets and loses; *maximum*: most children that the service may have."""
+    title = f"{plan.request.service}: {plan.current} now, {plan.target} wanted, {maximum} allowed"
     table = make_table(
         title, "parent", "host", "now", "change", "then", "room", "room then", right=("now", "change", "then")
     )

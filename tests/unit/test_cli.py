@@ -143,7 +143,7 @@ def test_an_error_is_json_when_json_was_asked_for(nowhere: Path) -> None:
     [
         (
             ("scale", "game", "--to", "many"),
-            "Invalid value for '--to': ",
+            "Invalid value for '--to': many is not a whole number. Ask for",
         ),
         (("scale", "game"), "Missing option '--to'. Try `"),
         (("plan", "game", "--too", "3"), "No such option: --too"),

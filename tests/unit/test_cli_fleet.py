@@ -104,7 +104,7 @@ def test_a_plan_shows_each_place_before_and_after(yard: Yard, config: Path, caps
     yard.scale(1)
     assert run_plan(config, "game", 4, as_json=False) == 0
     shown = capsys.readouterr().out
-    assert "game: 1 now, 4 wanted" in shown
+    assert "game: 1 now, 4 wanted, 2000 allowed" in shown
     assert "+3" in shown
     assert "3 to fork" in shown
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
