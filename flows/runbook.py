@@ -124,13 +124,15 @@ def _carry_out(work: Work, executor: Executor, plan: ScalePlan) -> set[str]:
 
 def _remove(work: Work, executor: Executor, steps: Sequence[Step]) -> tuple[str, ...]:
     """Clear what dead and failed children left; return those that could not be cleared."""
-    if not steps:
-        return ()
-    # Marked first: the balancer must not send anybody to a child that is being destroyed.
-    executor.submit(drain_children, work, Batch(step.name for step in steps)).result()
-    executor.submit(update_nginx, work, Batch()).result()
-    outcomes = executor.submit(destroy_children, work, "left behind", _targets(steps)).result()
+    outcomes = _clear(work, executor, "left behind", _targets(steps)) if steps else ()
     return tuple(outcome.name for outcome in outcomes if not outcome.ok)
+
+
+def _clear(work: Work, executor: Executor, label: str, targets: Batch[tuple[str, VmId]]) -> Batch[Outcome[bool]]:
+    # Marked first: the balancer must not send anybody to a child that is being destroyed.
+    executor.submit(drain_children, work, Batch(name for name, _ in targets)).result()
+    executor.submit(update_nginx, work, Batch()).result()
+    return executor.submit(destroy_children, work, label, targets).result()
 
 
 def _retire(work: Work, executor: Executor, steps: Sequence[Step]) -> None:
@@ -181,8 +183,7 @@ def _destroy_unkept(work: Work, executor: Executor, names: set[str]) -> None:
     fleet = executor.submit(observe, work, "what failed").result()
     targets = Batch((c.vm.name, c.vm.id) for c in fleet.children if c.vm.name in names and is_unkept(work, c.vm))
     if targets and work.permit.refusal() is None:
-        executor.submit(destroy_children, work, "failed", targets).result()
-        executor.submit(update_nginx, work, Batch()).result()
+        _clear(work, executor, "failed", targets)
 
 
 def _last_look(work: Work) -> Fleet | None:

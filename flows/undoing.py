@@ -15,7 +15,7 @@ from flows.executors import Executor
 from forkyard.errors import ForkyardError
 from forkyard.model import Fleet, Intent, Power, Vm
 from forkyard.phases import is_kept
-from forkyard.sync import converge
+from forkyard.sync import HOLD, converge
 from tasks.children import destroy_children
 from tasks.work import Batch, Work
 
@@ -89,11 +89,25 @@ def _destroy_unkept(work: Work, before: Fleet) -> None:
     del before
     vms = work.world.hypervisor.list_vms(work.service)
     unkept = Batch((vm.name, vm.id) for vm in vms if is_unkept(work, vm))
+    _take_out(work, {name for name, _ in unkept})
     left = [outcome for outcome in destroy_children.fn(work, "undo", unkept, undo=True) if not outcome.ok]
     if left:
         work.journal.remark(
             f"{len(left)} children that were half made are left ({left[0].error}). Run `forkyard reap`."
         )
+
+
+def _take_out(work: Work, names: set[str]) -> None:
+    """Have Nginx send nobody to children that are about to be destroyed; where that cannot be, they go all the same."""
+    try:
+        upstream = work.world.balancer.upstream(work.service)
+        served = names & {server.name for server in upstream.servers} if upstream is not None else set[str]()
+        for name in sorted(served):
+            work.world.registry.set_draining(work.service, name, draining=True)
+        if served:
+            converge(work.world.registry, work.world.balancer, work.service, hold=HOLD)
+    except ForkyardError as error:
+        logger.warning("%s: Nginx may still send players to %d children: %s", work.service, len(names), error)
 
 
 def _put_back_to_work(work: Work, before: Fleet) -> None:
@@ -104,7 +118,7 @@ def _put_back_to_work(work: Work, before: Fleet) -> None:
 
 def _converge(work: Work, before: Fleet) -> None:
     del before
-    converge(work.world.registry, work.world.balancer, work.service)
+    converge(work.world.registry, work.world.balancer, work.service, hold=HOLD)
 
 
 def _restore_intent(work: Work, before: Fleet) -> None:

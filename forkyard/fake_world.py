@@ -73,7 +73,7 @@ class FakeWorld:
     seed: int = 1
     vms: dict[VmId, Vm] = field(default_factory=dict[VmId, Vm])
     parents: dict[VmId, FakeParent] = field(default_factory=dict[VmId, FakeParent])
-    entries: dict[str, FakeEntry] = field(default_factory=dict[str, FakeEntry])
+    entries: dict[tuple[str, str], FakeEntry] = field(default_factory=dict[tuple[str, str], FakeEntry])
     draining: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     intents: dict[str, Intent] = field(default_factory=dict[str, Intent])
     holders: dict[str, LeaseHolder] = field(default_factory=dict[str, LeaseHolder])
@@ -138,7 +138,7 @@ class FakeWorld:
         with self.changed:
             now = time.monotonic()
             passing = now if registration.status == "passing" else float("inf")
-            self.entries[registration.id] = FakeEntry(registration, now, passing)
+            self.entries[registration.key] = FakeEntry(registration, now, passing)
             self.changed.notify_all()
 
     def counted(self) -> Counter[str]:
@@ -213,7 +213,8 @@ class FakeWorld:
         now = time.monotonic()
         visible = now + self.register_after.total_seconds()
         entry = Registration(
-            id=f"{vm.name}:{vm.stamp.service}:8080",
+            # The same in each child, as the agent gives it.
+            id=f"forkyard:{vm.stamp.service}:8080",
             service=vm.stamp.service,
             node=vm.name,
             address=vm.address or "",
@@ -221,7 +222,7 @@ class FakeWorld:
             status="critical",
             fork_id=vm.stamp.fork_id,
         )
-        self.entries[entry.id] = FakeEntry(entry, visible, visible + self.pass_after.total_seconds())
+        self.entries[entry.key] = FakeEntry(entry, visible, visible + self.pass_after.total_seconds())
         self.changed.notify_all()
 
     def seen(self, service: str) -> list[Registration]:

@@ -11,17 +11,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from forkyard.model import LeaseHolder
-from forkyard.processes import find_process
+from forkyard.processes import ProcessRef, find_process
 from forkyard.registry import ELECTION, Lease, Registry
 from forkyard.waiting import patiently
 
 logger = logging.getLogger(__name__)
-
-_CLOCK_SLACK = timedelta(seconds=2)
-"""Start times come from the clock since boot, and NTP may have stepped the wall clock since."""
 
 
 def make_holder(request_id: str, *, who: str, reason: str) -> LeaseHolder:
@@ -33,16 +31,21 @@ def make_holder(request_id: str, *, who: str, reason: str) -> LeaseHolder:
         pid=os.getpid(),
         since=datetime.now(UTC),
         reason=reason,
+        process=_mark(find_process(os.getpid())),
     )
 
 
 def is_dead(holder: LeaseHolder) -> bool:
-    """Whether the holder's process is provably gone; False for one of another host, of which nothing is known."""
-    if holder.host != socket.gethostname():
+    """
+    Whether the holder's process is provably gone.
+
+    False for one of another host, boot or pid namespace (a container's), of which nothing is known: its lease runs out.
+    """
+    place, _, _ = holder.process.rpartition(" ")
+    if holder.host != socket.gethostname() or place != _find_place():
         return False
-    process = find_process(holder.pid)
-    # The pid may have been used again: then its process is younger than the lease.
-    return process is None or _start_time(process.started) > holder.since + _CLOCK_SLACK
+    # The pid may have been used again. By ticks since boot, which no step of the wall clock moves.
+    return _mark(find_process(holder.pid)) != holder.process
 
 
 @contextmanager
@@ -68,8 +71,11 @@ def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: t
         yield lease
 
 
-def _start_time(ticks: int) -> datetime:
-    boot = next(
-        int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
-    )
-    return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
+def _mark(process: ProcessRef | None) -> str:
+    return f"{_find_place()} {process.started}" if process is not None else ""
+
+
+@cache
+def _find_place() -> str:
+    """The boot and the pid namespace that we are in: only there a pid says anything."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').stat().st_ino}"

@@ -136,6 +136,11 @@ class Registration:
     fork_id: str | None = None
     draining: bool = False
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it this entry and no other: every child gives its own the same id."""
+        return self.node, self.id
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Server:
@@ -187,6 +192,8 @@ class LeaseHolder:
     pid: int
     since: datetime
     reason: str
+    process: str = ""
+    """Which process of which boot the pid is, in words that `forkyard.holders` compares; empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

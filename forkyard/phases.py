@@ -24,7 +24,8 @@ def derive_phase(vm: Vm, registration: Registration | None, *, in_upstream: bool
     Derive the phase of one child.
 
     A kept child was serving once: when it has since lost its registration or its health it is FAILED,
-    while a child that is still on its way and has not come that far is not.
+    while a child that is still on its way and has not come that far is not. Nor is one that only warns (that it is
+    too busy, say): it is out of Nginx, and comes back by itself.
     """
     if vm.power is Power.DEAD:
         return Phase.FAILED
@@ -32,7 +33,7 @@ def derive_phase(vm: Vm, registration: Registration | None, *, in_upstream: bool
         return Phase.DRAINING
     if vm.identified and registration is not None and registration.status == "passing":
         return Phase.SERVING if in_upstream else Phase.READY
-    if is_kept(vm):
+    if is_kept(vm) and not (registration is not None and registration.status == "warning"):
         return Phase.FAILED
     if not vm.identified:
         return Phase.FORKED
@@ -52,12 +53,12 @@ def make_fleet(
 ) -> Fleet:
     """Join what the three parts of the outside say into one value; children by age, oldest first."""
     children = tuple(_join(vm, registrations, upstream) for vm in vms if vm.role is Role.CHILD)
-    claimed = {child.registration.id for child in children if child.registration is not None}
+    claimed = {child.registration.key for child in children if child.registration is not None}
     owners = {child.vm.name: child.vm for child in children}
     strays = tuple(
         entry
         for entry in registrations
-        if entry.id not in claimed and not (entry.node in owners and _belongs(entry, owners[entry.node]))
+        if entry.key not in claimed and not (entry.node in owners and _belongs(entry, owners[entry.node]))
     )
     return Fleet(
         service=service,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from types import MappingProxyType
 
-from forkyard.errors import CapacityExhausted, InvalidRequest, NotFound
+from forkyard.errors import CapacityExhausted, InvalidRequest, NotFound, NotReady
 from forkyard.model import Child, Fleet, Limits, Phase, Placement, Power, ScalePlan, ScaleRequest, Step, StepKind
 from forkyard.names import make_child_name
 from forkyard.phases import is_kept
@@ -53,10 +53,13 @@ def make_plan(
 
     Raises:
         InvalidRequest: negative, above the maximum or below the minimum.
+        NotReady: most of the children fail their checks at once, which is hardly the children's fault.
         NotFound: children must be forked and there is no frozen parent.
         CapacityExhausted: they do not all fit; the message names what bounds them. Nothing was made.
     """
     check_request(request, limits)
+    if request.target > 0:
+        _refuse_mass_failure(request.service, fleet)
     found = _sort_children(request, fleet, frozenset(avoid))
     current = len(found.counted)
     target, notes = _apply_step(request, current, limits)
@@ -110,6 +113,29 @@ def check_request(request: ScaleRequest, limits: Limits) -> None:
             f"Ask for at least {limits.minimum}, or lower services.{service}.minimum in forkyard.toml."
         )
         raise InvalidRequest(text)
+
+
+def fails_at_large(fleet: Fleet) -> bool:
+    """Whether more than half, and at least two, of the members that run fail their checks."""
+    failing, running = _count_failing(fleet)
+    return failing > 1 and failing * 2 > running
+
+
+def _count_failing(fleet: Fleet) -> tuple[int, int]:
+    running = [child for child in fleet.children if is_kept(child.vm) and child.vm.power is Power.RUNNING]
+    return sum(child.phase is Phase.FAILED for child in running), len(running)
+
+
+def _refuse_mass_failure(service: str, fleet: Fleet) -> None:
+    # They would be destroyed before the first of their replacements is forked.
+    if fails_at_large(fleet):
+        failing, running = _count_failing(fleet)
+        text = (
+            f"{service}: {failing} of {running} running children fail their checks at once: that looks like Consul, "
+            f"the network or the app, and not like the children, so none is replaced. Look with `forkyard status` and "
+            f"ask again when it is over. If they are lost: `forkyard scale {service} --to 0`, then up again."
+        )
+        raise NotReady(text)
 
 
 def _sort_children(request: ScaleRequest, fleet: Fleet, avoid: frozenset[str]) -> _Sorted:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from forkyard.errors import ForkyardError, NotReady
 from forkyard.holders import hold_lease
-from forkyard.model import Child, Fleet, LeaseHolder, Power, Registration, Upstream
+from forkyard.model import Child, Fleet, LeaseHolder, Phase, Power, Registration, Upstream
 from forkyard.phases import observe_fleet
 from forkyard.registry import Lease
 from forkyard.world import World
@@ -71,7 +71,7 @@ class Orphan:
     name: str
     """The child's name, whatever of it is left."""
     mark: str
-    """The stamp's fork id, the registration's id, or the server's address: what makes it this one and no other."""
+    """The stamp's fork id, the registration's id, or the server's address: with the name, this one and no other."""
     why: str
     child: Child | None = None
     registration: Registration | None = None
@@ -176,6 +176,9 @@ def _judge(child: Child, *, now: datetime, leased: bool) -> Orphan | None:
         kind, why = OrphanKind.DEAD, "its process is gone"
     elif stamp.expires is None:  # kept
         return None
+    elif child.phase is Phase.SERVING:
+        # Its request was killed at its very end. Players are on it: the next request counts it, and keeps it.
+        return None
     elif stamp.expires <= now:
         kind, why = OrphanKind.EXPIRED, f"nobody kept it by {stamp.expires:%H:%M:%S} UTC"
     elif leased:
@@ -190,25 +193,30 @@ def _remove(world: World, orphans: tuple[Orphan, ...], lease: Lease, timeout: ti
         return ()
     unlist = partial(_unlist, world, frozenset(orphan.name for orphan in orphans))
     # Out of Nginx before anything ends, so that a player's request never meets a child that is being removed.
-    hidden = {orphan.name: _attempt(partial(_hide, world, orphan)) for orphan in orphans}
-    unlisted = _attempt(unlist)
-    cleared = {orphan.mark: _cleared(world, orphan, lease, timeout) for orphan in orphans}
-    if unlisted is not None and lease.is_held():
+    hidden = [_leased(lease, partial(_hide, world, orphan)) for orphan in orphans]
+    unlisted = _leased(lease, unlist)
+    cleared = [_leased(lease, partial(_clear, world, orphan, timeout)) for orphan in orphans]
+    if unlisted is not None:
         # A full disk is why people reap: what was removed may have made the room that was missing.
-        unlisted = _attempt(unlist)
+        unlisted = _leased(lease, unlist)
     removals: list[Removal] = []
-    for orphan in orphans:
-        found = (hidden[orphan.name], unlisted, cleared[orphan.mark])
+    for orphan, *found in zip(orphans, hidden, cleared, strict=True):
+        found.append(unlisted)
         reasons = "; ".join(reason for reason in found if reason is not None)
         logger.info("%s: %s (%s) %s", world.service, orphan.name, orphan.why, reasons or "removed")
         removals.append(Removal(orphan, reasons or None))
     return tuple(removals)
 
 
-def _cleared(world: World, orphan: Orphan, lease: Lease, timeout: timedelta) -> str | None:
+def _leased(lease: Lease, action: Callable[[], None]) -> str | None:
+    """Do it under the lease; returns why it was not done, or None."""
     if not lease.is_held():
         return "the lease was lost: left alone"
-    return _attempt(partial(_clear, world, orphan, timeout))
+    try:
+        action()
+    except ForkyardError as error:
+        return str(error)
+    return None
 
 
 def _hide(world: World, orphan: Orphan) -> None:
@@ -233,12 +241,5 @@ def _clear(world: World, orphan: Orphan, timeout: timedelta) -> None:
     # After the VM: a living Consul agent would put its entry back.
     if orphan.registration is not None:
         world.registry.deregister(orphan.registration)
+    if orphan.child is not None or orphan.registration is not None:
         world.registry.set_draining(world.service, orphan.name, draining=False)
-
-
-def _attempt(action: Callable[[], None]) -> str | None:
-    try:
-        action()
-    except ForkyardError as error:
-        return str(error)
-    return None

@@ -6,7 +6,7 @@ from prefect import task
 
 from forkyard.errors import ForkyardError
 from forkyard.model import Outcome, Phase, Vm
-from forkyard.sync import converge
+from forkyard.sync import HOLD, converge
 from forkyard.waiting import wait_for
 from tasks.options import BATCH, SINGLE
 from tasks.work import Batch, Work
@@ -20,7 +20,7 @@ def update_nginx(work: Work, vms: Batch[Vm]) -> Batch[Outcome[Vm]]:
     The same piece of code as the resident `forkyard sync`, which may run at the same time.
     """
     started = datetime.now(UTC)
-    converge(work.world.registry, work.world.balancer, work.service)
+    converge(work.world.registry, work.world.balancer, work.service, hold=HOLD, stop=work.permit.stop)
     if not vms:
         return Batch()
     for vm in vms:

@@ -8,19 +8,17 @@ guests: nothing is written that is not of the narrow form accepted here.
 
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
+from forkyard.balancer.servers import find_fault
 from forkyard.errors import PermanentError
 from forkyard.model import Server, Upstream
 
 _SERVICE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,80}")
 _GENERATION = re.compile(r"^# generation (\d+)$", re.MULTILINE)
 _SERVER = re.compile(r"^    server ([0-9.]+):(\d+) [^;]*?(down)?; # (\S+)$", re.MULTILINE)
 _LEFT = re.compile(r"^# left ([0-9.]+):(\d+) (\S+)$", re.MULTILINE)
-_HIGHEST_PORT = 65535
 _SHORTEST_STATE = (1, 27, 4)
 
 _FILE = """\
@@ -131,15 +129,6 @@ def render_client_timeouts(version: tuple[int, int, int]) -> str:
 
 
 def _check_server(service: str, server: Server) -> None:
-    reason = ""
-    if not _NAME.fullmatch(server.name):
-        reason = "its name has other characters than letters, digits, dots and hyphens"
-    elif not 0 < server.port <= _HIGHEST_PORT:
-        reason = f"its port is not between 1 and {_HIGHEST_PORT}"
-    try:
-        IPv4Address(server.address)
-    except AddressValueError:
-        reason = "its address is not IPv4"
-    if reason:
+    if reason := find_fault(server):
         text = f"{service}: server {server.name!r} at {server.address!r}:{server.port} is refused: {reason}."
         raise PermanentError(text)

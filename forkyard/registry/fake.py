@@ -41,9 +41,8 @@ class FakeRegistry:
         """Remove the entry, its node's other entries and its mark."""
         fault = self.world.enter("deregister", registration.node)
         with self.world.changed:
-            gone = [i for i, e in self.world.entries.items() if e.registration.node == registration.node]
-            for entry_id in gone:
-                del self.world.entries[entry_id]
+            for key in [key for key in self.world.entries if key[0] == registration.node]:
+                del self.world.entries[key]
             self.world.draining.discard((registration.service, registration.node))
             self.world.changed.notify_all()
         if fault:

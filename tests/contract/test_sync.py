@@ -18,7 +18,7 @@ from forkyard.model import LeaseHolder, Registration, Server, Upstream
 from forkyard.processes import find_process
 from forkyard.registry.consul import ConsulRegistry
 from forkyard.settings import ConsulSettings
-from forkyard.sync import Change, converge, is_mass_loss, make_upstream, run_sync
+from forkyard.sync import Change, converge, run_sync
 from forkyard.waiting import wait_for
 from tests.support.outside import CHILD_PORT, Outside, child, child_address
 
@@ -102,42 +102,6 @@ def bench(outside: Outside) -> Iterator[Bench]:
     outside.leader()
     outside.forget("game")
     outside.make_balancer().apply(upstream())
-
-
-# What the upstream should be: pure
-
-
-def test_only_what_passes_and_is_not_draining_is_a_server() -> None:
-    entries = [entry(1), entry(2, status="warning"), entry(3, status="critical"), entry(4, draining=True), entry(5)]
-    assert make_upstream("game", entries) == upstream(1, 5)
-
-
-def test_a_second_entry_of_a_node_or_of_an_address_takes_no_place() -> None:
-    thief = Registration("thief:game", "game", "thief", child_address(1), CHILD_PORT, "passing")
-    twin = Registration("game-1:game:2", "game", "game-1", "127.0.1.9", 9, "passing")
-    assert make_upstream("game", [thief, twin, entry(1)]) == upstream(1)
-
-
-@pytest.mark.parametrize(
-    ("before", "entries", "loss"),
-    [
-        ((1, 2, 3, 4), [], True),
-        ((1, 2, 3, 4), [entry(1), entry(2, status="critical")], True),
-        ((1, 2, 3, 4), [entry(1), entry(2)], False),
-        ((1, 2, 3, 4), [entry(n, draining=n > 1) for n in (1, 2, 3, 4)], False),
-        ((1,), [], False),
-        ((), [entry(1)], False),
-    ],
-)
-def test_most_of_a_service_vanishing_untold_is_a_mass_loss(
-    before: tuple[int, ...],
-    entries: list[Registration],
-    loss: bool,  # noqa: FBT001 - a table's column
-) -> None:
-    assert is_mass_loss(upstream(*before), entries) is loss
-
-
-# One convergence
 
 
 def test_converging_puts_in_what_passes_and_takes_out_what_drains(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from forkyard.errors import (
 )
 from forkyard.holders import make_holder
 from forkyard.hypervisors.fake import FakeHypervisor
-from forkyard.model import Intent, LeaseHolder, Phase, Registration, Vm
+from forkyard.model import Intent, Phase, Registration, Vm
 from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.waiting import wait_for
@@ -104,7 +104,7 @@ def test_a_child_is_drained_out_of_nginx_before_it_is_destroyed(yard: Yard) -> N
     order = [call for call, _ in yard.fake.calls if call in changes]
     assert order[0] == "active_connections"  # for the plan: who is least loaded
     assert order[1:] == ["set_draining", "apply", "active_connections", "destroy", "deregister", "set_draining"]
-    assert not yard.fake.entries.keys() - {f"{name}:game:8080" for name in yard.names()}
+    assert [node for node, _ in yard.fake.entries] == yard.names()
     assert not yard.fake.draining
 
 
@@ -254,7 +254,7 @@ def test_a_held_lease_names_its_holder_and_changes_nothing(yard: Yard) -> None:
 def test_the_lease_of_a_dead_process_of_this_host_is_broken(yard: Yard) -> None:
     mine = make_holder("r-dead", who="killed", reason="")
     # The kernel's highest pid plus one: no such process.
-    dead = LeaseHolder(mine.request_id, mine.who, mine.host, 2**22 + 1, mine.since, mine.reason)
+    dead = replace(mine, pid=2**22 + 1)
     yard.fake.holders["game"], yard.fake.lost["game"] = dead, Event()
     assert yard.scale(1).ok
 

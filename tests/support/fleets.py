@@ -59,7 +59,7 @@ def a_registration(
 ) -> Registration:
     """The entry that belongs to `a_vm` of the same name."""
     mark = f"fork-{name}" if fork_id is None else fork_id
-    return Registration(f"{name}:game:80", "game", name, "10.77.1.1", 80, status, mark, draining)
+    return Registration("forkyard:game:8080", "game", name, "10.77.1.1", 80, status, mark, draining)
 
 
 def a_child(vm: Vm, phase: Phase = Phase.SERVING) -> Child:

@@ -23,6 +23,7 @@ PASSING, CRITICAL = a_registration(NAME), a_registration(NAME, status="critical"
         (a_vm(NAME), a_registration(NAME, draining=True), True, Phase.DRAINING),
         (a_vm(NAME), CRITICAL, True, Phase.FAILED),
         (a_vm(NAME), None, False, Phase.FAILED),
+        (a_vm(NAME), a_registration(NAME, status="warning"), False, Phase.REGISTERED),
         (a_vm(NAME, power=Power.DEAD), PASSING, True, Phase.FAILED),
         (a_vm(NAME, kept=False, power=Power.DEAD), None, False, Phase.FAILED),
     ],

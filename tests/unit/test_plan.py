@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkyard.errors import CapacityExhausted, InvalidRequest, NotFound
+from forkyard.errors import CapacityExhausted, InvalidRequest, NotFound, NotReady
 from forkyard.model import Child, Fleet, Limits, Phase, Placement, Power, ScalePlan, StepKind, VmId
-from forkyard.plan import limit_forks, make_plan
+from forkyard.plan import fails_at_large, limit_forks, make_plan
 from tests.support.fleets import OTHER_ID, REQUEST_ID, a_child, a_fleet, a_placement, a_request, a_vm
 
 LIMITS = Limits(minimum=0, maximum=10, step=200)
@@ -145,8 +145,25 @@ def hosts(plan: ScalePlan) -> Counter[str]:
     return Counter(step.placement.host for step in plan.of(StepKind.FORK) if step.placement is not None)
 
 
+def test_members_that_fail_their_checks_all_at_once_are_not_replaced() -> None:
+    failing = [a_child(a_vm(f"game-old-{n}"), Phase.FAILED) for n in range(6)]
+    fleet = a_fleet(*failing, *serving(4))
+    for target in (10, 9):
+        with pytest.raises(NotReady, match="game: 6 of 10 running children fail their checks at once"):
+            make_plan(a_request(target), fleet, LIMITS)
+    assert len(names(make_plan(a_request(0), fleet, LIMITS), StepKind.REMOVE)) == 6
+
+
+def test_half_of_the_members_or_dead_ones_are_replaced() -> None:
+    failing = [a_child(a_vm(f"game-bad-{n}"), Phase.FAILED) for n in range(2)]
+    dead = [a_child(a_vm(f"game-dead-{n}", power=Power.DEAD), Phase.FAILED) for n in range(4)]
+    plan = make_plan(a_request(4), a_fleet(*failing, *dead, *serving(2)), LIMITS)
+    assert len(names(plan, StepKind.REMOVE)) == 6
+    assert len(names(plan, StepKind.FORK)) == 2
+
+
 def test_forks_give_way_to_children_that_could_not_be_removed() -> None:
-    broken = [a_child(a_vm(f"game-bad-{n}"), Phase.FAILED) for n in range(3)]
+    broken = [a_child(a_vm(f"game-bad-{n}", power=Power.DEAD), Phase.FAILED) for n in range(3)]
     limits = Limits(0, 4, 200)
     plan = make_plan(a_request(4), a_fleet(*broken), limits)
     limited = limit_forks(plan, limits, ["game-bad-0", "game-bad-1"])
@@ -198,6 +215,10 @@ def test_a_plan_leads_to_its_target_or_is_refused(fleet: Fleet, limits: Limits, 
         with pytest.raises(InvalidRequest):
             make_plan(a_request(target), fleet, limits)
         return
+    if target > 0 and fails_at_large(fleet):
+        with pytest.raises(NotReady):
+            make_plan(a_request(target), fleet, limits)
+        return
     plan = make_plan(a_request(target), fleet, limits)
     after = apply(plan, fleet)
     assert len(after.children) == plan.target
@@ -213,7 +234,7 @@ def surplus(plan: ScalePlan, fleet: Fleet) -> int:
 
 @given(fleets(), limits_, st.integers(0, 18))
 def test_a_plan_that_was_done_has_nothing_left_to_do(fleet: Fleet, limits: Limits, target: int) -> None:
-    if not limits.minimum <= target <= limits.maximum:
+    if not limits.minimum <= target <= limits.maximum or fails_at_large(fleet):
         return
     after = fleet
     for _ in range(20):
@@ -223,7 +244,7 @@ def test_a_plan_that_was_done_has_nothing_left_to_do(fleet: Fleet, limits: Limit
 
 @given(fleets(), st.integers(1, 15), st.integers(0, 15))
 def test_forking_never_makes_the_fleet_larger_than_its_maximum(fleet: Fleet, maximum: int, target: int) -> None:
-    if target > maximum:
+    if target > maximum or fails_at_large(fleet):
         return
     limits = Limits(0, maximum, 200)
     plan = make_plan(a_request(target), fleet, limits)
@@ -238,5 +259,5 @@ def test_forking_never_makes_the_fleet_larger_than_its_maximum(fleet: Fleet, max
 
 @given(fleets(), limits_, st.integers(0, 18))
 def test_the_same_values_give_the_same_plan(fleet: Fleet, limits: Limits, target: int) -> None:
-    if limits.minimum <= target <= limits.maximum:
+    if limits.minimum <= target <= limits.maximum and not fails_at_large(fleet):
         assert make_plan(a_request(target), fleet, limits) == make_plan(a_request(target), fleet, limits)

@@ -1,7 +1,5 @@
 """The reaper finds what nobody owns, removes only that, and only on the second sighting."""
 
-import os
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -53,13 +51,14 @@ def world(fake: FakeWorld) -> World:
 
 
 def fork(world: World, fake: FakeWorld, name: str, *, kept: bool, registered: bool = True) -> Vm:
-    """A child as a flow leaves it; in the upstream when it is registered."""
+    """A child as a flow leaves it; in the upstream when it is registered, and passing when it is kept."""
     expires = None if kept else datetime.now(UTC) + timedelta(minutes=10)
     spec = ForkSpec(name, Stamp("game", f"fork-{name}", "a-request", expires), world.hypervisor.placements("game")[0])
     vm = world.hypervisor.fork(spec, timeout=timedelta(seconds=1))
     if registered:
         with fake.changed:
             vm = fake.vms[vm.id] = replace(vm, identified=True)
+            fake.pass_after = timedelta(0) if kept else timedelta(hours=1)
             fake.agent_registers(vm)
         upstream = world.balancer.upstream("game")
         there = upstream.servers if upstream is not None else ()
@@ -95,6 +94,41 @@ def test_a_child_that_a_killed_run_left_behind_is_removed_with_all_its_traces(wo
     assert fake.draining == set()
 
 
+def test_a_child_that_serves_players_is_left_for_the_next_request_although_its_own_was_killed(
+    world: World, fake: FakeWorld
+) -> None:
+    vm = fork(world, fake, "game-aaaaaa-1", kept=True)
+    for expires in (datetime.now(UTC) + timedelta(minutes=9), datetime.now(UTC) - timedelta(minutes=9)):
+        with fake.changed:
+            fake.vms[vm.id] = replace(fake.vms[vm.id], stamp=replace(vm.stamp, expires=expires))
+        assert run(world).removals == ()
+    assert [server.name for server in fake.upstreams["game"].servers] == ["game-aaaaaa-1"]
+
+
+def test_what_a_dead_child_left_is_found_and_told_although_every_child_gives_its_entry_the_same_id(
+    world: World, fake: FakeWorld
+) -> None:
+    fork(world, fake, "game-aaaaaa-1", kept=True)
+    for number in (7, 8, 9):
+        fake.register(a_registration(f"game-aaaaaa-{number}"))
+    assert {key[1] for key in fake.entries} == {"forkyard:game:8080"}
+    fake.fail("deregister", Unavailable("away"), name="game-aaaaaa-[78]")
+    report = run(world)
+    assert {r.orphan.name: r.error for r in report.removals} == {
+        "game-aaaaaa-7": "away",
+        "game-aaaaaa-8": "away",
+        "game-aaaaaa-9": None,
+    }
+    assert not report.clean
+
+
+def test_the_mark_of_a_child_that_lost_its_entry_is_cleared_with_it(world: World, fake: FakeWorld) -> None:
+    fork(world, fake, "game-aaaaaa-1", kept=False, registered=False)
+    fake.draining.add(("game", "game-aaaaaa-1"))
+    assert run(world).clean
+    assert fake.draining == set()
+
+
 def test_a_child_leaves_nginx_before_it_is_destroyed_and_consul_afterwards(world: World, fake: FakeWorld) -> None:
     fork(world, fake, "game-aaaaaa-1", kept=False)
     fake.calls.clear()
@@ -119,7 +153,7 @@ def test_a_registration_without_a_vm_is_removed(world: World, fake: FakeWorld) -
 def test_what_a_person_registered_by_hand_is_not_touched(world: World, fake: FakeWorld) -> None:
     fake.register(Registration("by-hand", "game", "old-iron", "10.77.0.200", 80, "passing"))
     assert run(world).removals == ()
-    assert list(fake.entries) == ["by-hand"]
+    assert list(fake.entries) == [("old-iron", "by-hand")]
 
 
 def test_an_upstream_line_without_a_registration_is_removed(world: World, fake: FakeWorld) -> None:
@@ -166,7 +200,7 @@ def test_a_service_that_somebody_living_works_on_is_not_touched(world: World, fa
 def test_the_lease_of_a_dead_process_is_broken(world: World, fake: FakeWorld) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    fake.holders["game"] = LeaseHolder("r", "ada", socket.gethostname(), ended.pid, datetime.now(UTC), "scale")
+    fake.holders["game"] = replace(make_holder("r", who="ada", reason="scale"), pid=ended.pid)
     fake.lost["game"] = threading.Event()
     fork(world, fake, "game-aaaaaa-1", kept=False)
     assert len(run(world).removals) == 1
@@ -226,13 +260,25 @@ def test_this_process_is_not_a_dead_holder() -> None:
     assert not is_dead(make_holder("r", who="me", reason="test"))
 
 
-def test_a_holder_of_another_host_is_never_called_dead() -> None:
-    assert not is_dead(LeaseHolder("r", "ada", "elsewhere", 1 << 22, datetime.now(UTC), ""))
+def test_a_holder_of_another_host_boot_or_container_is_never_called_dead() -> None:
+    gone = replace(make_holder("r", who="ada", reason=""), pid=1 << 22)
+    assert is_dead(gone)
+    assert not is_dead(replace(gone, host="elsewhere"))
+    boot, namespace, started = gone.process.split()
+    assert not is_dead(replace(gone, process=f"another-boot {namespace} {started}"))
+    assert not is_dead(replace(gone, process=f"{boot} 1 {started}"))
+    assert not is_dead(replace(gone, process=""))
 
 
 def test_a_pid_that_was_used_again_is_a_dead_holder() -> None:
-    long_ago = datetime.now(UTC) - timedelta(days=365)
-    assert is_dead(LeaseHolder("r", "ada", socket.gethostname(), os.getpid(), long_ago, ""))
+    me = make_holder("r", who="ada", reason="")
+    place, _, started = me.process.rpartition(" ")
+    assert is_dead(replace(me, process=f"{place} {int(started) - 1}"))
+
+
+def test_a_clock_that_was_set_makes_nobody_dead() -> None:
+    me = make_holder("r", who="ada", reason="")
+    assert not is_dead(replace(me, since=me.since - timedelta(days=1)))
 
 
 def test_a_living_holders_lease_is_not_broken(fake: FakeWorld) -> None:
