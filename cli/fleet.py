@@ -68,16 +68,20 @@ def show_plan(settings: Settings, request: ScaleRequest, *, as_json: bool) -> in
 def run_status(config: Path | None, service: str | None, *, check: bool, as_json: bool) -> int:
     """Show what is there now."""
     settings = load_settings(config)
-    fleets = [_observe(settings, name) for name in select_services(settings, service)]
+    looks = [_look(settings, name) for name in select_services(settings, service)]
+    fleets = [fleet for fleet, _ in looks]
     seconds = [_seconds_from_anywhere(settings, fleet) for fleet in fleets]
     if as_json:
-        emit({"services": {f.service: service_shape(f, s) for f, s in zip(fleets, seconds, strict=True)}})
+        shapes = [service_shape(fleet, s) | {"held_by": busy} for (fleet, busy), s in zip(looks, seconds, strict=True)]
+        emit({"services": {fleet.service: shape for fleet, shape in zip(fleets, shapes, strict=True)}})
     else:
-        from cli.tables import fleet_table  # noqa: PLC0415 - only for people
+        from cli.tables import explain_fleet, fleet_table  # noqa: PLC0415 - only for people
 
         console = make_console()
-        for fleet, known in zip(fleets, seconds, strict=True):
+        for (fleet, busy), known in zip(looks, seconds, strict=True):
             console.print(fleet_table(fleet, known))
+            for line in explain_fleet(fleet, busy):
+                console.print(f"  {line}", markup=False, highlight=False)
     return 1 if check and not all(is_as_asked(fleet) for fleet in fleets) else 0
 
 
@@ -162,6 +166,11 @@ def _seconds(settings: Settings, fleet: Fleet) -> Seconds:
 def _observe(settings: Settings, service: str) -> Fleet:
     with open_world(settings, service) as world:
         return observe_fleet(world)
+
+
+def _look(settings: Settings, service: str) -> tuple[Fleet, str | None]:
+    with open_world(settings, service) as world:
+        return observe_fleet(world), _explain_holder(world)
 
 
 def _status(settings: Settings, fleets: list[Fleet]) -> Json:

@@ -44,6 +44,7 @@ def service_shape(fleet: Fleet, seconds: Mapping[str, Mapping[str, float]] = _NO
         "parents": [asdict(parent) for parent in fleet.parents],
         "placements": [asdict(place) for place in fleet.placements],
         "strays": [asdict(stray) for stray in fleet.strays],
+        "unserved": fleet.unserved or None,
         "observed_at": fleet.observed_at.isoformat(),
     }
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from cli.shapes import count_phases
-from forkyard.model import Child, Fleet, Phase, Placement, ScalePlan, StepKind
+from forkyard.model import Child, Fleet, Phase, Placement, Power, ScalePlan, StepKind
 from forkyard.reap import ReapReport
 
 _COLOURS = {
@@ -48,6 +48,22 @@ def summarize(fleet: Fleet) -> str:
     others = ", ".join(f"{n} {phase.value}" for phase, n in count_phases(fleet).items() if phase is not Phase.SERVING)
     strays = f", {len(fleet.strays)} stray registrations" if fleet.strays else ""
     return f"{fleet.service}: {len(fleet.serving)} of {wanted} serving" + (f", {others}" if others else "") + strays
+
+
+def explain_fleet(fleet: Fleet, busy: str | None) -> list[str]:
+    """Say why a fleet is not as asked, and the next command unless somebody is at work; nothing of one that is."""
+    lines = [f"Nobody is served: {fleet.unserved}"] if fleet.unserved else []
+    broken = [child for child in fleet.children if child.phase is Phase.FAILED]
+    dead = sum(child.vm.power is Power.DEAD for child in broken)
+    if dead:
+        lines.append(f"{dead} failed: the VM's process is gone.")
+    if len(broken) > dead:
+        lines.append(f"{len(broken) - dead} failed: the VM runs, and Consul has not seen it well.")
+    if busy:
+        lines.append(f"Somebody is at work on it: {busy}")
+    elif fleet.intent is not None and (broken or len(fleet.children) != fleet.intent.wanted):
+        lines.append(f"Next: forkyard scale {fleet.service} --to {fleet.intent.wanted}")
+    return lines
 
 
 def fleet_table(fleet: Fleet, seconds: Mapping[str, Mapping[str, float]]) -> Table:

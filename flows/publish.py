@@ -24,7 +24,7 @@ from prefect.exceptions import PrefectException
 from forkyard.model import StepKind
 from forkyard.picture import render_data_uri, render_timeline
 from forkyard.report import DOWN, UP, Report, make_rows, render_markdown, report_to_json
-from forkyard.stages import make_stages, write_stages
+from forkyard.stages import make_stages, write_stages, write_wait
 from tasks.work import Work
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def _send_progress(
 def describe_progress(work: Work) -> tuple[float, str]:
     """How far the request is, in percent, and in words."""
     plan = work.journal.plan
+    if (other := work.journal.waits_for) is not None:
+        return 0.0, write_wait(other.who, other.reason or other.request_id)
     if plan is None:
         return 0.0, "observing the fleet"
     forks, children = len(plan.of(StepKind.FORK)), work.journal.intervals().values()

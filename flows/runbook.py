@@ -14,7 +14,7 @@ from flows.outcome import make_dry_report, make_report
 from flows.undoing import is_unkept, record_intent, undoing
 from forkyard.errors import ForkyardError
 from forkyard.holders import hold_lease, make_holder
-from forkyard.model import Fleet, Outcome, ScalePlan, Step, StepKind, Vm, VmId
+from forkyard.model import Fleet, LeaseHolder, Outcome, ScalePlan, Step, StepKind, Vm, VmId
 from forkyard.plan import limit_forks, make_plan
 from forkyard.report import Report
 from tasks.balancer import await_connections, drain_children, update_nginx
@@ -66,7 +66,12 @@ def _leased(work: Work) -> Iterator[None]:
     holder = make_holder(request.id, who=request.requested_by or "somebody", reason=reason)
     # Twice the TTL: after it even the lease of a holder that died on another host has run out.
     wait = 2 * work.world.settings.consul.lease_ttl
-    with hold_lease(work.world.registry, work.service, holder, wait=wait) as lease:
+
+    def told(other: LeaseHolder) -> None:
+        work.journal.waits_for = other
+
+    with hold_lease(work.world.registry, work.service, holder, wait=wait, told=told) as lease:
+        work.journal.waits_for = None
         work.permit.grant(lease, fork_limit=3 + request.target // 10)
         yield
 

@@ -8,7 +8,7 @@ this host and is provably gone, nobody needs to wait for that: the lease is brok
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -49,9 +49,18 @@ def is_dead(holder: LeaseHolder) -> bool:
 
 
 @contextmanager
-def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: timedelta) -> Iterator[Lease]:
+def hold_lease(
+    registry: Registry,
+    service: str,
+    holder: LeaseHolder,
+    *,
+    wait: timedelta,
+    told: Callable[[LeaseHolder], None] = lambda _: None,
+) -> Iterator[Lease]:
     """
     Take the service's lease, breaking that of a dead holder first; give it back at the end.
+
+    *told* hears for whom it waits.
 
     Raises:
         LeaseHeld: somebody who lives (or of whom nothing is known) holds it for longer than *wait*.
@@ -67,6 +76,8 @@ def hold_lease(registry: Registry, service: str, holder: LeaseHolder, *, wait: t
             other.reason,
         )
         registry.break_lease(service, other)
+    elif other is not None:
+        told(other)
     with registry.lease(service, holder, wait=wait) as lease:
         yield lease
 

@@ -208,11 +208,13 @@ class Fleet:
     children: tuple[Child, ...]
     strays: tuple[Registration, ...] = ()
     """Registrations of the service that no VM stands behind."""
+    unserved: str = ""
+    """Why the balancer passes nobody on to any child; empty: it runs."""
 
     @property
     def serving(self) -> tuple[Child, ...]:
-        """Children that are in the upstream, registered, and pass their checks."""
-        return tuple(c for c in self.children if c.phase is Phase.SERVING)
+        """Children that are in the upstream of a balancer that runs, registered, and pass their checks."""
+        return () if self.unserved else tuple(c for c in self.children if c.phase is Phase.SERVING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ never stored: whoever wants to know looks again.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from forkyard.balancer import Balancer
+from forkyard.errors import Unavailable
 from forkyard.model import Child, Fleet, FrozenParent, Intent, Phase, Placement, Power, Registration, Role, Upstream, Vm
 from forkyard.world import World
 
@@ -78,7 +81,7 @@ def observe_fleet(world: World) -> Fleet:
     # a registration, which is harmless, and never a registration without a child, which is a stray.
     registrations = world.registry.registrations(service)
     upstream = world.balancer.upstream(service)
-    return make_fleet(
+    fleet = make_fleet(
         service,
         observed_at=datetime.now(UTC),
         vms=world.hypervisor.list_vms(service),
@@ -88,6 +91,15 @@ def observe_fleet(world: World) -> Fleet:
         parents=world.hypervisor.list_parents(service),
         placements=world.hypervisor.placements(service),
     )
+    return replace(fleet, unserved=_find_silence(world.balancer))
+
+
+def _find_silence(balancer: Balancer) -> str:
+    try:
+        balancer.check_running()
+    except Unavailable as error:
+        return str(error)
+    return ""
 
 
 def _join(vm: Vm, registrations: Sequence[Registration], upstream: Upstream | None) -> Child:

@@ -10,7 +10,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, cast
 
-from forkyard.model import Phase, ScalePlan
+from forkyard.model import LeaseHolder, Phase, ScalePlan
 
 UP = (Phase.FORKED, Phase.IDENTIFIED, Phase.REGISTERED, Phase.READY, Phase.SERVING)
 """The stages of a child that is made, in their order."""
@@ -104,6 +104,8 @@ class Journal:
         self._failures: dict[str, Failure] = {}
         self._remarks: list[str] = []
         self._plan: ScalePlan | None = None
+        self.waits_for: LeaseHolder | None = None
+        """Who changes the service while this request waits for that."""
 
     def begin(self, name: str, phase: Phase, at: datetime) -> None:
         """Note that the child sets out for *phase*."""

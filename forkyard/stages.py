@@ -14,6 +14,8 @@ from forkyard.report import STAGES, Interval
 
 _STAGE = re.compile(r"([a-z]+) (\d+) of (\d+)(?: in (\d+\.\d) s)?(?: \((\d+) failed\))?")
 
+_WAIT = re.compile(r"waits for (\S+): (.*)", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -78,10 +80,21 @@ def read_stages(text: str) -> tuple[Stage, ...]:
     )
 
 
+def write_wait(who: str, reason: str) -> str:
+    """Say for whom a request waits, who changes the service at the moment: `waits for ada: a sale`."""
+    return f"waits for {who}: {reason}"
+
+
+def read_wait(text: str) -> tuple[str, str] | None:
+    """Who is waited for, and why they change the service; None: the text says something else."""
+    found = _WAIT.fullmatch(text)
+    return (found[1], found[2]) if found else None
+
+
 def _write(stage: Stage) -> str:
     took = f" in {stage.seconds:.1f} s" if stage.seconds is not None else ""
     failed = f" ({stage.failed} failed)" if stage.failed else ""
     return f"{stage.phase.value} {stage.done} of {stage.total}{took}{failed}"
 
 
-__all__ = ["Stage", "make_stages", "read_stages", "write_stages"]
+__all__ = ["Stage", "make_stages", "read_stages", "read_wait", "write_stages", "write_wait"]

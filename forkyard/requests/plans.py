@@ -107,9 +107,9 @@ def make_record(
 
 def _is_idle(plan: ScalePlan, fleet: Fleet) -> bool:
     # Children that their request did not come to keep are kept by the next run, and a wish is put on record by it.
-    kept = all(child.vm.stamp.expires is None for child in fleet.serving)
+    kept = all(child.vm.stamp.expires is None for child in fleet.children)
     wanted = fleet.intent.wanted if fleet.intent is not None else 0
-    return not plan.steps and kept and wanted == plan.target
+    return not plan.steps and kept and not fleet.unserved and wanted == plan.target
 
 
 def find_later(back: int, hold_seconds: int | None, begin: datetime) -> tuple[tuple[datetime, int], ...]:

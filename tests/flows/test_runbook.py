@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 
+from flows.publish import describe_progress
 from forkyard.errors import (
     CapacityExhausted,
     InvalidRequest,
@@ -24,6 +25,7 @@ from forkyard.names import new_request_id
 from forkyard.registry.fake import FakeRegistry
 from forkyard.waiting import wait_for
 from tests.flows.yard import Yard
+from tests.support.lab import until
 
 R = TypeVar("R")
 
@@ -249,6 +251,17 @@ def test_a_held_lease_names_its_holder_and_changes_nothing(yard: Yard) -> None:
     assert isinstance(error, LeaseHeld)
     assert "anna" in report.message
     assert yard.names() == []
+
+
+def test_a_request_that_waits_for_another_says_for_whose(yard: Yard) -> None:
+    work = yard.work(2)
+    other = make_holder("r1", who="ada", reason="a sale")
+    with ThreadPoolExecutor(1) as pool:
+        with yard.world.registry.lease("game", other, wait=timedelta(seconds=1)):
+            running = pool.submit(yard.run, work)
+            until(lambda: describe_progress(work) == (0.0, "waits for ada: a sale"), seconds=5)
+        assert running.result()[0].ok
+    assert describe_progress(work)[0] == 100.0
 
 
 def test_the_lease_of_a_dead_process_of_this_host_is_broken(yard: Yard) -> None:

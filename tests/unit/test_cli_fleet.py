@@ -13,6 +13,7 @@ import cli.reap
 from cli.fleet import run_plan, run_status, run_watch
 from cli.reap import run_reap
 from cli.scale import ScaleOptions, run_scale
+from forkyard.errors import Unavailable
 from forkyard.history import write_history
 from forkyard.settings import Settings, load_settings
 from forkyard.world import World
@@ -98,6 +99,31 @@ def test_status_can_be_asked_whether_all_is_well(yard: Yard, config: Path) -> No
     yard.fake.kill(yard.names()[0])
     assert run_status(config, None, check=True, as_json=True) == 1
     assert run_status(config, None, check=False, as_json=True) == 0
+
+
+def test_children_of_an_nginx_that_does_not_run_serve_nobody(
+    yard: Yard, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yard.scale(2)
+    yard.fake.fail("check_running", Unavailable("no nginx runs. Start it."))
+    assert run_status(config, None, check=True, as_json=True) == 1
+    answer = game(say_json(capsys))
+    assert (answer["serving"], answer["unserved"]) == (0, "no nginx runs. Start it.")
+    assert run_status(config, None, check=False, as_json=False) == 0
+    shown = capsys.readouterr().out
+    assert "game: 0 of 2 serving" in shown
+    assert "Nobody is served: no nginx runs. Start it." in shown
+
+
+def test_the_status_of_a_dead_child_says_why_and_what_to_type(
+    yard: Yard, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yard.scale(2)
+    yard.fake.kill(yard.names()[0])
+    run_status(config, None, check=False, as_json=False)
+    shown = capsys.readouterr().out
+    assert "1 failed: the VM's process is gone." in shown
+    assert "Next: forkyard scale game --to 2" in shown
 
 
 def test_a_plan_shows_each_place_before_and_after(yard: Yard, config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from forkyard.model import Phase
 from forkyard.report import STAGES, Interval
-from forkyard.stages import Stage, make_stages, read_stages, write_stages
+from forkyard.stages import Stage, make_stages, read_stages, read_wait, write_stages, write_wait
 
 FORKED, IDENTIFIED = Phase.FORKED, Phase.IDENTIFIED
 
@@ -43,6 +43,12 @@ def test_the_words_are_short() -> None:
 
 def test_words_that_are_no_stage_are_passed_over() -> None:
     assert read_stages("observing the fleet, cats 3 of 4, forked 1 of 2") == (Stage(FORKED, 1, 2),)
+
+
+@given(st.from_regex(r"\S+", fullmatch=True), st.text())
+def test_who_is_waited_for_is_read_back(who: str, reason: str) -> None:
+    assert read_wait(write_wait(who, reason)) == (who, reason)
+    assert read_wait("forked 1 of 2") is None
 
 
 @given(
