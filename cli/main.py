@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from cli.completion import complete_bench, complete_parent, complete_service
 from cli.output import wants_json
 from cli.request_commands import add_request_commands
 
@@ -29,24 +30,6 @@ lab_app = typer.Typer(no_args_is_help=True, help="The small world on one machine
 parent_app = typer.Typer(no_args_is_help=True, help="The VMs that children are forked from.")
 app.add_typer(lab_app, name="lab")
 app.add_typer(parent_app, name="parent")
-
-
-def complete_service() -> list[str]:
-    """Complete the name of a service."""
-    from forkyard.errors import ForkyardError
-    from forkyard.settings import load_settings
-
-    try:
-        return sorted(load_settings().services)
-    except ForkyardError:
-        return []  # a shell that completes has nowhere to show an error
-
-
-def complete_bench() -> list[str]:
-    """Complete the name of a bench."""
-    from cli.bench import BENCHES
-
-    return sorted(BENCHES)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout; progress stays on stderr.")]
@@ -320,7 +303,7 @@ def lab_status(context: typer.Context, json: Json = False) -> None:
     raise typer.Exit(run_status(context.obj, as_json=json))
 
 
-ParentName = Annotated[str, typer.Argument(help="The parent's name.")]
+ParentName = Annotated[str, typer.Argument(help="The parent's name.", autocompletion=complete_parent)]
 
 
 @parent_app.command("build")

@@ -150,7 +150,11 @@ def confirm(question: str) -> None:
     if not sys.stdin.isatty():
         text = f"{question} Say yes with --yes: there is no terminal to ask at."
         raise InvalidRequest(text)
-    if not typer.confirm(question, err=True):
+    try:
+        said = typer.confirm(question, err=True)
+    except typer.Abort:
+        raise KeyboardInterrupt from None  # Ctrl-C at the question is Ctrl-C
+    if not said:
         text = "Nothing was done."
         raise InvalidRequest(text)
 

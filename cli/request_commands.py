@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from cli.completion import complete_request, complete_service
+
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
-Id = Annotated[str, typer.Argument(help="The request's ID, or as much of its beginning as is unambiguous.")]
-Service = Annotated[str, typer.Argument(help="The service, as forkyard.toml calls it.")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        help="The request's ID, or as much of its beginning as is unambiguous.", autocompletion=complete_request
+    ),
+]
+Service = Annotated[
+    str, typer.Argument(help="The service, as forkyard.toml calls it.", autocompletion=complete_service)
+]
 Because = Annotated[str, typer.Option(help="Why.", metavar="TEXT")]
 
 
@@ -135,7 +144,9 @@ def verify(
 
 def schedule_list(
     context: typer.Context,
-    service: Annotated[str | None, typer.Argument(help="The service; left out: all of them.")] = None,
+    service: Annotated[
+        str | None, typer.Argument(help="The service; left out: all of them.", autocompletion=complete_service)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what is scheduled, what waits for approval, and what the calendar has beyond."""

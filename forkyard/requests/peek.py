@@ -8,7 +8,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from forkyard.names import make_token
 from forkyard.settings import Settings
+
+PEEKED = 20
+"""Requests that a shell offers."""
 
 
 def find_file(settings: Settings) -> Path:
@@ -28,4 +32,15 @@ def peek_locked(settings: Settings, service: str) -> bool:
         return False
 
 
-__all__ = ["find_file", "peek_locked"]
+def peek_requests(settings: Settings) -> list[tuple[str, str]]:
+    """The last requests, newest first: what stands for each, and what it is; raises sqlite3.Error."""
+    file = find_file(settings)
+    if settings.requests.url or not file.exists():
+        return []
+    query = "SELECT id, service, target, state FROM requests ORDER BY requested_at DESC LIMIT ?"
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(query, (PEEKED,)).fetchall()
+    return [(make_token(name), f"{service} to {target}: {state}") for name, service, target, state in rows]
+
+
+__all__ = ["find_file", "peek_locked", "peek_requests"]
