@@ -171,7 +171,9 @@ def plan_steps(calendar: Calendar, occurrence: Occurrence, leads: Mapping[str, t
 def find_wanted(calendar: Calendar, service: str, at: datetime, leads: Mapping[str, timedelta]) -> int:
     """The number that the calendar wants of a service at a moment."""
     own = {name: event for name, event in calendar.events.items() if event.service == service}
-    around = list_occurrences(replace(calendar, events=own), at - timedelta(days=1), at + timedelta(days=8))
+    # What has begun by then starts at the latest so much later.
+    begun = max([timedelta(), *leads.values(), *(ramp.before for event in own.values() for ramp in event.ramp)])
+    around = list_occurrences(replace(calendar, events=own), at, at + begun)
     wanted = [
         number
         for occurrence in around

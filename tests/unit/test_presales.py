@@ -64,6 +64,16 @@ def test_an_event_becomes_its_start_with_a_lead_and_its_end() -> None:
     assert sale.key == "sale@20261127T100000Z"
 
 
+def test_an_event_whose_lead_is_longer_than_a_week_begins_with_its_target() -> None:
+    calendar = read(SALE)
+    (sale,) = list_occurrences(calendar, NOW, NOW + timedelta(days=60))
+    steps = plan_steps(calendar, sale, {"sale": timedelta(days=30)})
+    assert [(step.at, step.number) for step in steps] == [
+        (utc(2026, 10, 28, 10, 0), 200),
+        (utc(2026, 11, 27, 16, 0), 2),
+    ]
+
+
 def test_a_ramp_goes_up_in_steps() -> None:
     calendar = read(SALE + 'ramp = [{ before = "1h", to = 20 }, { before = "2h", to = 5 }]\n')
     (sale,) = list_occurrences(calendar, NOW, NOW + timedelta(days=60))
