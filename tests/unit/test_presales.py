@@ -162,6 +162,15 @@ def test_an_offset_says_which_of_the_two_hours() -> None:
         (event(repeat='"FREQ=SECONDLY"'), "FREQ is one of DAILY, WEEKLY"),
         (event(repeat='"every friday"'), "FREQ is one of DAILY"),
         (event(repeat='"FREQ=WEEKLY;BYDAY=XX"'), "is no RRULE"),
+        (
+            event(repeat='"FREQ=DAILY;INTERVAL=0"'),
+            'line 7: events.sale.repeat = "FREQ=DAILY;INTERVAL=0": INTERVAL=0: take 1 to 999.',
+        ),
+        (event(repeat='"FREQ=DAILY;INTERVAL=-1"'), "INTERVAL=-1: take 1 to 999."),
+        (event(repeat='"FREQ=DAILY;COUNT=0"'), "COUNT=0: take 1 to 99999."),
+        (event(repeat='"FREQ=DAILY;BYMONTHDAY=32"'), "BYMONTHDAY=32: take 1 to 31, or from -1 down."),
+        (event(repeat='"FREQ=DAILY;BYMONTH=2;BYMONTHDAY=-30"'), "never fires"),
+        (event(repeat='"FREQ=DAILY;UNTIL=2026-12-31Z"'), "is no RRULE"),
         (event(repeat='"FREQ=DAILY;BYMONTH=2,4;BYMONTHDAY=31"'), "never fires"),
         (event(start='"2025-11-27T05:00"', repeat='"FREQ=DAILY;COUNT=3"'), "does not fire within 400 days"),
         (event(skip='["christmas"]'), '"christmas" is no day'),
@@ -184,6 +193,12 @@ def test_events_that_touch_or_want_other_services_do_not_overlap() -> None:
 
 def test_an_event_that_is_over_breaks_no_calendar_that_was_right() -> None:
     assert read(event(start='"2026-10-01T05:00"')).events
+
+
+def test_a_series_that_is_over_breaks_no_calendar_that_was_right() -> None:
+    assert read(event(start='"2025-11-27T05:00"', repeat='"FREQ=DAILY;COUNT=3"')).events
+    with pytest.raises(InvalidRequest, match="does not fire"):
+        read(event(start='"2025-11-27T05:00"', repeat='"FREQ=YEARLY;BYSETPOS=2"'))
 
 
 def test_all_problems_are_told_at_once() -> None:
