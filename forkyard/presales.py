@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
-from itertools import combinations
+from itertools import chain
 
 from forkyard.errors import InvalidRequest
 from forkyard.estimates import Lead
@@ -316,12 +316,9 @@ def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:
     for occurrence in list_occurrences(calendar, now, now + AHEAD):
         by_service.setdefault(occurrence.event.service, []).append(occurrence)
     told: set[frozenset[str]] = set()
-    for occurrences in by_service.values():
-        for one, other in combinations(occurrences, 2):
-            names = frozenset((one.name, other.name))
-            apart = other.begins(timedelta()) >= one.end or one.begins(timedelta()) >= other.end
-            if apart or names in told or {one.event.overlap, other.event.overlap} == {"highest"}:
-                continue
+    for one, other in chain.from_iterable(map(_list_overlapping, by_service.values())):
+        names = frozenset((one.name, other.name))
+        if names not in told and {one.event.overlap, other.event.overlap} != {"highest"}:
             told.add(names)
             same = "itself" if one.name == other.name else other.name
             yield Problem(
@@ -329,6 +326,16 @@ def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:
                 f": overlaps {same} on {other.start:%Y-%m-%d %H:%M} UTC, and both want {one.event.service}. "
                 f'Move one, or give both overlap = "highest".',
             )
+
+
+def _list_overlapping(occurrences: list[Occurrence]) -> Iterator[tuple[Occurrence, Occurrence]]:
+    """Each two of a service's that take place at the same time, ramps included."""
+    under_way: list[Occurrence] = []
+    for one in sorted(occurrences, key=lambda occurrence: occurrence.begins(timedelta())):
+        # Only with these is it compared: of a year's occurrences next to none last until the next.
+        under_way = [before for before in under_way if before.end > one.begins(timedelta())]
+        yield from ((before, one) for before in under_way)
+        under_way.append(one)
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -184,6 +185,16 @@ def test_an_offset_says_which_of_the_two_hours() -> None:
 )
 def test_a_broken_calendar_is_told_by_line_and_key(text: str, says: str) -> None:
     assert says in refusal(text)
+
+
+def test_a_calendar_of_many_events_is_judged_in_no_time() -> None:
+    sales = [
+        event(start=f'"2026-10-20T{2 * hour:02}:00"', repeat='"FREQ=DAILY"').replace("sale", f"sale-{hour}")
+        for hour in range(12)
+    ]
+    before = process_time()
+    assert len(read("\n".join(sales)).events) == 12
+    assert process_time() - before < 1
 
 
 def test_events_that_touch_or_want_other_services_do_not_overlap() -> None:
