@@ -179,6 +179,15 @@ def test_a_rollback_goes_back_to_what_the_run_found(office: Office) -> None:
     assert office.desk.rollback(ASKER, first.token)[0].target == 3
 
 
+def test_a_rollback_of_an_event_can_be_approved_no_longer_than_any_other(office: Office) -> None:
+    (told,) = look(office, calendar(office))
+    first = office.desk.approve(APPROVER, told.request.token)
+    office.clock.hands = BEGINS
+    office.run(first)
+    back = office.desk.plan(office.desk.rollback(ASKER, first.token)[0])
+    assert back.plan_expires == BEGINS + office.settings.requests.plan_ttl
+
+
 def test_a_request_that_was_rolled_back_finished_when_its_own_run_did(office: Office) -> None:
     first = office.approved(4)
     office.run(first)
