@@ -11,10 +11,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from forkyard.decisions import CALENDAR
-from forkyard.errors import ForkyardError, InvalidRequest, NotPermitted
+from forkyard.errors import ForkyardError, NotPermitted
 from forkyard.estimates import Lead, list_runs
 from forkyard.estimates import find_lead as compute_lead
 from forkyard.moments import canonical_zone, write_moment
@@ -27,7 +26,6 @@ from forkyard.presales import (
     find_lead,
     find_wanted,
     list_occurrences,
-    parse_calendar,
     plan_steps,
 )
 from forkyard.requests import Notice, Request, State, StateChanged
@@ -36,7 +34,7 @@ from forkyard.requests.gate import find_approval, find_approved
 from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import catch_up
-from forkyard.settings import Settings, find_config
+from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +47,6 @@ CHECKS = ((timedelta(minutes=10), "10 min"), (timedelta(hours=24), "24 h"))
 _KEY_LEADS = (timedelta(), timedelta(hours=1))
 
 _WAITING = (State.DRAFTED, State.PLANNED, State.AWAITING, State.APPROVED, State.SCHEDULED)
-
-
-def load_calendar(settings: Settings, config: Path | None, *, now: datetime) -> Calendar:
-    """Read presales.toml from where [requests] says, or beside forkyard.toml; none is empty; raises InvalidRequest."""
-    path = settings.requests.calendar or find_config(config).with_name("presales.toml")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return Calendar()
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read: {error}. Mend it, or name another one in requests.calendar."
-        raise InvalidRequest(message) from error
-    return parse_calendar(text, settings.services, source=str(path), now=now)
 
 
 def tick(
@@ -323,4 +308,4 @@ def _judge_approval(desk: Desk, settings: Settings, row: Request) -> str:
     return f"approved by {approval.approver} at {approval.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-__all__ = ["find_leads", "load_calendar", "tick"]
+__all__ = ["find_leads", "tick"]
