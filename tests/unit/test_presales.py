@@ -132,6 +132,12 @@ def test_a_day_can_be_skipped() -> None:
     assert [moment.day for moment in starts(text, 90)] == [18, 1]
 
 
+def test_an_event_over_a_change_of_the_clocks_ends_at_its_local_time() -> None:
+    night = event(start='"2027-03-27T22:00"', end='"2027-03-28T06:00"')
+    (found,) = list_occurrences(read(night), NOW, NOW + timedelta(days=200))
+    assert (found.start, found.end) == (utc(2027, 3, 27, 21, 0), utc(2027, 3, 28, 4, 0))
+
+
 def test_an_offset_says_which_of_the_two_hours() -> None:
     assert starts(event(start='"2026-10-25T02:30+02:00"')) == [utc(2026, 10, 25, 0, 30)]
     assert starts(event(start='"2026-10-25T02:30+01:00"')) == [utc(2026, 10, 25, 1, 30)]
