@@ -13,7 +13,8 @@ from bot.memory import Memory
 from bot.slack_api import ChannelGone, call
 from forkyard.errors import CredentialsRejected, ForkyardError, InvalidRequest, TransientError
 from forkyard.requests import Notice
-from forkyard.requests.calendar import load_calendar, tick
+from forkyard.requests.calendar import tick
+from forkyard.requests.calendar_file import CalendarFile
 from forkyard.requests.desk import Desk
 from forkyard.settings import Settings
 
@@ -37,8 +38,8 @@ class Schedule:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Read the calendar that belongs to *config*, at the moments that *clock* tells."""
-        self._load, self._config, self._desk, self._client, self._memory = load, config, desk, client, memory
-        self._clock = clock
+        self._load, self._desk, self._client, self._memory = load, desk, client, memory
+        self._calendar, self._clock = CalendarFile(config), clock
         self._lock = Lock()
         self._complaint = ""
 
@@ -57,7 +58,7 @@ class Schedule:
         settings, now = self._load(), self._clock()
         channel = next(iter(settings.chatops.channels), "")
         try:
-            calendar = load_calendar(settings, self._config, now=now)
+            calendar = self._calendar.load(self._desk.store, settings, now=now)
         except InvalidRequest as error:
             # Told once, and again when it is wrong in another way: what was on record before stays as it is.
             if str(error) != self._complaint:

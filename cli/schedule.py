@@ -11,9 +11,11 @@ from forkyard.errors import InvalidRequest, TransientError
 from forkyard.moments import read_when, write_moment
 from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
 from forkyard.requests import Request, State, StateChanged
-from forkyard.requests.calendar import find_leads, load_calendar, tick
+from forkyard.requests.calendar import find_leads, tick
+from forkyard.requests.calendar_file import CalendarFile
 from forkyard.requests.desk import Desk
 from forkyard.requests.starting import settle_ended, start_due
+from forkyard.requests.store import Store
 from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
@@ -28,11 +30,13 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
         found.sort(key=lambda row: row.start_at or row.requested_at)
         rows = [row for row in found if row.start_at is not None]
         waiting = [row for row in found if row.state is State.AWAITING]
-        calendar = load_calendar(settings, config, now=now)
-        leads = find_leads(desk, calendar)
+        calendar, broken = _read_calendar(desk.store, settings, config, now)
+        leads = find_leads(desk, calendar or Calendar())
+    if broken is not None and as_json:
+        raise broken
     occurrences = [
         found
-        for found in list_occurrences(calendar, now, now + _AHEAD)
+        for found in list_occurrences(calendar or Calendar(), now, now + _AHEAD)
         if service is None or found.event.service == service
     ][:_SHOWN]
     if as_json:
@@ -59,6 +63,9 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
     make_console().print(
         "\n".join(lines or ["Nothing is scheduled, and nothing waits for approval."]), markup=False, soft_wrap=True
     )
+    if broken is not None:
+        # Only now: what is on record does not depend on it.
+        raise broken
     return 0
 
 
@@ -70,16 +77,9 @@ def _line(row: Request) -> str:
 def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:
     """Say what is wrong with a calendar, or what follows from it; changes nothing."""
     now, settings = datetime.now(UTC), load_settings(config)
-    if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{file}: cannot be read: {error}"
-            raise InvalidRequest(message) from error
-        calendar = parse_calendar(text, settings.services, source=str(file), now=now, new=True)
-    else:
-        calendar = load_calendar(settings, config, now=now)
+    new = _read_new(file, settings, now) if file is not None else None
     with open_desk(config) as (desk, _):
+        calendar = new or CalendarFile(config).load(desk.store, settings, now=now)
         leads = find_leads(desk, calendar)
     lengths = {name: lead.length for name, lead in leads.items()}
     found = list_occurrences(calendar, now, now + _AHEAD)[:_SHOWN]
@@ -103,11 +103,20 @@ def run_check(config: Path | None, file: Path | None, *, as_json: bool) -> int:
     return 0
 
 
+def _read_new(file: Path, settings: Settings, now: datetime) -> Calendar:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{file}: cannot be read: {error}"
+        raise InvalidRequest(message) from error
+    return parse_calendar(text, settings.services, source=str(file), now=now, new=True)
+
+
 def run_sync(config: Path | None, *, as_json: bool) -> int:
     """Put on record what the calendar wants soon, start what is due; the bot does the same all the time."""
     with open_desk(config) as (desk, settings):
         now = desk.store.now()
-        calendar, broken = _read_calendar(settings, config, now)
+        calendar, broken = _read_calendar(desk.store, settings, config, now)
         notices = tick(desk, settings, calendar, now=now)
         runs = Runs(settings.prefect.api_url)
         settle_ended(desk, runs)
@@ -141,10 +150,10 @@ def _plan_waiting(desk: Desk) -> None:
 
 
 def _read_calendar(
-    settings: Settings, config: Path | None, now: datetime
+    store: Store, settings: Settings, config: Path | None, now: datetime
 ) -> tuple[Calendar | None, InvalidRequest | None]:
     try:
-        return load_calendar(settings, config, now=now), None
+        return CalendarFile(config).load(store, settings, now=now), None
     except InvalidRequest as error:
         return None, error
 

@@ -2,28 +2,27 @@
 The pre-sale calendar: events as people write them, and the moments and numbers that follow from them.
 
 Pure: text, settings and "now" come in; what is wrong comes out with its line, its key and what would be right. A
-repeating event's local time is kept across changes of the clocks; where it does not exist that day the first moment
-after is taken, where it comes twice the first one. An event of one day is asked about instead.
+repeating event's local times, of its start and of its `end`, are kept across changes of the clocks; where one does not
+exist that day the first moment after is taken, where it comes twice the first one. An event of one day is asked about
+instead. `hold` is a length, whatever the clocks show.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta
 from functools import partial
-from itertools import combinations
-
-from dateutil.rrule import rrule, rrulestr
+from itertools import chain
 
 from forkyard.errors import InvalidRequest
 from forkyard.estimates import Lead
 from forkyard.moments import canonical_zone, find_zone, localize, read_duration, read_local, write_moment
+from forkyard.recurrence import judge_rule, list_local, take_moment
 from forkyard.settings import ServiceSettings
 from forkyard.toml_reader import Problem, bounded, find_line, one_of, parse_toml, read_table
 
 AHEAD = timedelta(days=400)
 """So far ahead are overlaps looked for, and so soon must a repeating event fire."""
 
-FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 AUTO = "auto"
 
 
@@ -57,6 +56,7 @@ class Event:
     hold: timedelta | None = None
     """How long from the start to the end; or `end`."""
     end: str = ""
+    """Local time of its zone; of a repeating event that of its first day."""
     repeat: str = ""
     """An RRULE of RFC 5545, such as FREQ=WEEKLY;BYDAY=FR."""
     skip: tuple[str, ...] = ()
@@ -171,7 +171,9 @@ def plan_steps(calendar: Calendar, occurrence: Occurrence, leads: Mapping[str, t
 def find_wanted(calendar: Calendar, service: str, at: datetime, leads: Mapping[str, timedelta]) -> int:
     """The number that the calendar wants of a service at a moment."""
     own = {name: event for name, event in calendar.events.items() if event.service == service}
-    around = list_occurrences(replace(calendar, events=own), at - timedelta(days=1), at + timedelta(days=8))
+    # What has begun by then starts at the latest so much later.
+    begun = max([timedelta(), *leads.values(), *(ramp.before for event in own.values() for ramp in event.ramp)])
+    around = list_occurrences(replace(calendar, events=own), at, at + begun)
     wanted = [
         number
         for occurrence in around
@@ -189,22 +191,22 @@ def find_lead(event: Event, computed: Lead) -> Lead:
 
 
 def _occurrences(name: str, event: Event, since: datetime, until: datetime) -> Iterator[Occurrence]:
-    local, moment = _read_start(event.start, event.zone)
+    local, moment = _read_time(event.start, event.zone)
     if not event.repeat:
-        if moment is None:
-            return
         yield from _around(Occurrence(name, event, moment, _end_of(event, moment)), since, until)
         return
-    length = _end_of(event, _take(local, event.zone)) - _take(local, event.zone)
-    zone = find_zone(event.zone)
+    zone, length = canonical_zone(event.zone), _local_length(event, local)
     skipped = {date.fromisoformat(day) for day in event.skip}
     # A day more on both sides: between local times and UTC lies less.
-    first, last = (m.astimezone(zone).replace(tzinfo=None) for m in (since - length, until))
-    day = timedelta(days=1)
-    for found in _rule(event.repeat, local).between(first - day, last + day, inc=True):
-        if found.date() not in skipped:
-            start = _take(found, event.zone)
-            yield from _around(Occurrence(name, event, start, start + length), since, until)
+    first, last = since - length - timedelta(days=1), until + timedelta(days=1)
+    for found in list_local(event.repeat, local, zone, first.date(), last.date()):
+        if found.date() in skipped:
+            continue
+        start = take_moment(found, zone)
+        end = start + event.hold if event.hold is not None else take_moment(found + length, zone)
+        # All of it may lie in the hour that the clocks leave out that day.
+        if end > start:
+            yield from _around(Occurrence(name, event, start, end), since, until)
 
 
 def _around(occurrence: Occurrence, since: datetime, until: datetime) -> Iterator[Occurrence]:
@@ -212,33 +214,7 @@ def _around(occurrence: Occurrence, since: datetime, until: datetime) -> Iterato
         yield occurrence
 
 
-def _take(local: datetime, zone: str) -> datetime:
-    """The moment of a local time that nobody can be asked about (see the module's promise)."""
-    info = find_zone(zone)
-    # By PEP 495 a time inside a gap, read with the old offset, is a moment after the gap, at most its length away.
-    moment = local.replace(tzinfo=info, fold=0).astimezone(UTC)
-    if moment.astimezone(info).replace(tzinfo=None) == local:
-        return moment
-    return _find_gap_end(moment, info)
-
-
-def _find_gap_end(moment: datetime, info: tzinfo) -> datetime:
-    """The minute in which the clocks were put forward, looked for before a moment that lies within the gap's length."""
-    after, minute = moment.astimezone(info).utcoffset(), moment.replace(second=0, microsecond=0)
-    while (minute - timedelta(minutes=1)).astimezone(info).utcoffset() == after:
-        minute -= timedelta(minutes=1)
-    return minute
-
-
-def _rule(text: str, start: datetime) -> rrule:
-    found = rrulestr(text.upper().removeprefix("RRULE:"), dtstart=start)
-    if not isinstance(found, rrule):
-        message = "one rule is wanted"
-        raise ValueError(message)
-    return found
-
-
-def _read_start(text: str, zone: str) -> tuple[datetime, datetime | None]:
+def _read_time(text: str, zone: str) -> tuple[datetime, datetime]:
     """The local time, and its moment; a time that carries its own offset is that moment."""
     local, offset = read_local(text)
     if offset:
@@ -248,10 +224,12 @@ def _read_start(text: str, zone: str) -> tuple[datetime, datetime | None]:
 
 
 def _end_of(event: Event, start: datetime) -> datetime:
-    if event.hold is not None:
-        return start + event.hold
-    moment = _read_start(event.end, event.zone)[1]
-    return moment if moment is not None else start
+    return start + event.hold if event.hold is not None else _read_time(event.end, event.zone)[1]
+
+
+def _local_length(event: Event, start: datetime) -> timedelta:
+    """From the local time *start* to that of the end, by the clocks; a hold is as long as it is."""
+    return event.hold if event.hold is not None else _read_time(event.end, event.zone)[0] - start
 
 
 def _judge(calendar: Calendar, services: Mapping[str, ServiceSettings], now: datetime, *, new: bool) -> list[Problem]:
@@ -283,9 +261,9 @@ def _judge_event(
     yield from _judge_number((*path, "target"), event.service, event.target, services)
     for key, check in (
         ("zone", partial(canonical_zone, event.zone)),
-        ("start", partial(_read_start, event.start, event.zone)),
+        ("start", partial(_read_time, event.start, event.zone)),
         ("lead", partial(read_duration, event.lead) if event.lead != AUTO else None),
-        ("end", partial(_read_start, event.end, event.zone) if event.end else None),
+        ("end", partial(_read_time, event.end, event.zone) if event.end else None),
     ):
         try:
             if check is not None:
@@ -303,10 +281,9 @@ def _judge_event(
 
 
 def _judge_times(path: tuple[str, str], event: Event, now: datetime, *, new: bool) -> Iterator[Problem]:
-    local, moment = _read_start(event.start, event.zone)
-    start = moment if moment is not None else _take(local, event.zone)
+    local, start = _read_time(event.start, event.zone)
     end = _end_of(event, start)
-    if end <= start:
+    if end <= start or (event.repeat and _local_length(event, local) <= timedelta()):
         yield Problem((*path, "end"), f' = "{event.end}": is not after the start, {event.start}.')
     elif new and not event.repeat and end <= now:
         yield Problem((*path, "start"), f' = "{event.start}": is past: it is {write_moment(now, event.zone)} now.')
@@ -317,40 +294,21 @@ def _judge_times(path: tuple[str, str], event: Event, now: datetime, *, new: boo
             yield Problem((*path, "skip"), f': "{day}" is no day. Write it as 2026-12-25.')
             return
     if event.repeat:
-        yield from _judge_rule(path, event, local, now)
+        # A series that is over breaks no calendar that was right.
+        yield from _judge_rule(path, event, local, now if new else min(now, start), now + AHEAD)
 
 
-def _judge_rule(path: tuple[str, str], event: Event, local: datetime, now: datetime) -> Iterator[Problem]:
+def _judge_rule(
+    path: tuple[str, str], event: Event, local: datetime, since: datetime, until: datetime
+) -> Iterator[Problem]:
     where = (*path, "repeat")
-    parts = event.repeat.upper().removeprefix("RRULE:").split(";")
-    if not any(f"FREQ={frequency}" in parts for frequency in FREQUENCIES):
-        yield Problem(
-            where, f' = "{event.repeat}": FREQ is one of {", ".join(FREQUENCIES)}, such as FREQ=WEEKLY;BYDAY=FR.'
-        )
-        return
-    if _names_no_day(parts):
-        yield Problem(where, f' = "{event.repeat}": never fires: no month of BYMONTH has such a day.')
-        return
-    try:
-        _rule(event.repeat, local)
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        # dateutil has no error of its own for a rule that it cannot read.
-        yield Problem(where, f' = "{event.repeat}": is no RRULE: {error}. Write it as FREQ=WEEKLY;BYDAY=FR.')
-        return
-    if not any(_occurrences("", event, now, now + AHEAD)):
+    wrong = judge_rule(event.repeat, local, canonical_zone(event.zone))
+    if wrong is not None:
+        yield Problem(where, f' = "{event.repeat}": {wrong}')
+    elif not any(_occurrences("", event, since, until)):
         yield Problem(
             where, f' = "{event.repeat}": does not fire within {AHEAD.days} days. Mend it, or remove the event.'
         )
-
-
-def _names_no_day(parts: list[str]) -> bool:
-    """Whether month and day contradict each other; dateutil would search for it until the year 9999."""
-    given = {name: value.split(",") for name, _, value in (part.partition("=") for part in parts)}
-    months, days = given.get("BYMONTH"), given.get("BYMONTHDAY")
-    if not months or not days or not all(word.isdecimal() for word in (*months, *days)):
-        return False
-    longest = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
-    return all(int(day) > longest.get(int(month), 31) for month in months for day in days)
 
 
 def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:
@@ -358,12 +316,9 @@ def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:
     for occurrence in list_occurrences(calendar, now, now + AHEAD):
         by_service.setdefault(occurrence.event.service, []).append(occurrence)
     told: set[frozenset[str]] = set()
-    for occurrences in by_service.values():
-        for one, other in combinations(occurrences, 2):
-            names = frozenset((one.name, other.name))
-            apart = other.begins(timedelta()) >= one.end or one.begins(timedelta()) >= other.end
-            if apart or names in told or {one.event.overlap, other.event.overlap} == {"highest"}:
-                continue
+    for one, other in chain.from_iterable(map(_list_overlapping, by_service.values())):
+        names = frozenset((one.name, other.name))
+        if names not in told and {one.event.overlap, other.event.overlap} != {"highest"}:
             told.add(names)
             same = "itself" if one.name == other.name else other.name
             yield Problem(
@@ -371,6 +326,16 @@ def _judge_overlaps(calendar: Calendar, now: datetime) -> Iterator[Problem]:
                 f": overlaps {same} on {other.start:%Y-%m-%d %H:%M} UTC, and both want {one.event.service}. "
                 f'Move one, or give both overlap = "highest".',
             )
+
+
+def _list_overlapping(occurrences: list[Occurrence]) -> Iterator[tuple[Occurrence, Occurrence]]:
+    """Each two of a service's that take place at the same time, ramps included."""
+    under_way: list[Occurrence] = []
+    for one in sorted(occurrences, key=lambda occurrence: occurrence.begins(timedelta())):
+        # Only with these is it compared: of a year's occurrences next to none last until the next.
+        under_way = [before for before in under_way if before.end > one.begins(timedelta())]
+        yield from ((before, one) for before in under_way)
+        under_way.append(one)
 
 
 __all__ = [

@@ -163,7 +163,7 @@ class RequestSettings:
     late: timedelta = bounded(timedelta(minutes=5), at_least=1)
     """A scheduled start missed by more is asked about, and never run silently."""
     calendar: Path | None = None
-    """The pre-sale calendar. None: presales.toml beside forkyard.toml, if it is there."""
+    """The pre-sale calendar, which must be there then. None: presales.toml beside forkyard.toml, if it is there."""
     direct: bool = True
     """Whether whoever can read key_file (root on this machine) may scale from the command line without a request."""
 

@@ -2,8 +2,10 @@
 From the calendar to requests: what comes within two days is put on record, planned, and waits for an approval.
 
 Called again and again, by the bot or by `forkyard schedule sync`; an occurrence has one row, known by its event's text
-and its steps, so that a moved or changed event is a new request and the old one is taken back. A missed start is asked
-about. A day and ten minutes before a start everything is looked at once more, while something can be done about it.
+and its steps, so that a moved or changed event is a new request and the old one is taken back. What was taken back here
+is asked for anew when the calendar has it again; what a person cancelled is not. The end of what has begun stays as it
+was approved until the next is: the fleet must come down. A missed start is asked about. A day and ten minutes before a
+start everything is looked at once more, while something can be done about it.
 """
 
 import hashlib
@@ -11,10 +13,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from forkyard.decisions import CALENDAR
-from forkyard.errors import ForkyardError, InvalidRequest, NotPermitted
+from forkyard.errors import ForkyardError, NotPermitted
 from forkyard.estimates import Lead, list_runs
 from forkyard.estimates import find_lead as compute_lead
 from forkyard.moments import canonical_zone, write_moment
@@ -27,16 +28,15 @@ from forkyard.presales import (
     find_lead,
     find_wanted,
     list_occurrences,
-    parse_calendar,
     plan_steps,
 )
 from forkyard.requests import Notice, Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import find_approval, find_approved
+from forkyard.requests.gate import STANDING, find_approval, find_approved
 from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import catch_up
-from forkyard.settings import Settings, find_config
+from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +50,7 @@ _KEY_LEADS = (timedelta(), timedelta(hours=1))
 
 _WAITING = (State.DRAFTED, State.PLANNED, State.AWAITING, State.APPROVED, State.SCHEDULED)
 
-
-def load_calendar(settings: Settings, config: Path | None, *, now: datetime) -> Calendar:
-    """Read presales.toml from where [requests] says, or beside forkyard.toml; none is empty; raises InvalidRequest."""
-    path = settings.requests.calendar or find_config(config).with_name("presales.toml")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return Calendar()
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read: {error}. Mend it, or name another one in requests.calendar."
-        raise InvalidRequest(message) from error
-    return parse_calendar(text, settings.services, source=str(path), now=now)
+_BEGUN = STANDING.difference(_WAITING)
 
 
 def tick(
@@ -224,14 +213,68 @@ def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], n
         if first.event in keys or (row.parent is not None and not ahead) or _is_over(calendar, first.event or ""):
             continue
         why = "the calendar has it no more, or has it otherwise"
+        if _ends_what_began(desk, row) and not _is_decided(desk, keys, first, row):
+            yield from _keep(desk, iter([_stand_by(first, row, why)]))
+            continue
         text = f"{first.raw}: {row.token} is cancelled: {why}."
         entry = make_entry(row, SYSTEM, "cancel", decision=State.CANCELLED.value, detail=why)
+        if row.parent is not None:
+            _free(desk, first)
+        freed = {"event": _make_free(row)} if row.parent is None else {}
         try:
-            moved = desk.store.move(row, State.CANCELLED, entry, telling=text, error=why)
+            moved = desk.store.move(row, State.CANCELLED, entry, telling=text, error=why, **freed)
         except StateChanged:
             continue  # it began in this moment, or went with its first step
         cancel_later(desk.store, SYSTEM, moved)
         yield Notice(moved, text)
+
+
+def _free(desk: Desk, first: Request) -> None:
+    """Have it asked for anew, should the calendar have it again as it was: only what a person cancelled stays away."""
+    while (event := _make_free(first)) != first.event:
+        try:
+            first = desk.store.amend(first, event=event)
+        except StateChanged as error:
+            first = error.now
+
+
+def _make_free(first: Request) -> str:
+    event = first.event or ""
+    return event if event.endswith(first.id) else f"{event}~{first.id}"
+
+
+def _ends_what_began(desk: Desk, row: Request) -> bool:
+    """Whether it brings the fleet down again after something that has begun."""
+    if row.parent is None:
+        return False
+    begun = desk.store.get(row.parent)
+    if begun.state not in _BEGUN or begun.plan is None or (row.start_at, row.target) not in begun.plan.later[-1:]:
+        return False
+    return row.target < [begun.target, *(number for _, number in begun.plan.later)][-2]
+
+
+def _is_decided(desk: Desk, keys: Mapping[str, Occurrence], first: Request, end: Request) -> bool:
+    """Whether what the calendar has now, and is approved, decides then: the same event, or one that wants more."""
+    at = end.start_at or desk.store.now()
+    for other in desk.store.list_requests(states=STANDING, service=end.service, origin=CALENDAR, limit=1000):
+        event = _find_first(desk, other).event or ""
+        if event not in keys or other.kind in {"later", "rollback"} or other.plan is None:
+            continue
+        if event.rpartition("#")[0] == (first.event or "").rpartition("#")[0]:
+            return True
+        by_then = catch_up(other.plan, at)
+        if (other.start_at or at) <= at and by_then.later and by_then.target > end.target:
+            return True
+    return False
+
+
+def _stand_by(first: Request, end: Request, why: str) -> Notice:
+    when = write_moment(end.start_at or end.requested_at, end.zone)
+    text = (
+        f"{first.raw}: {why}, but it has begun: {end.token} still brings {end.service} to {end.target} at {when}, "
+        f"unless the calendar's next is approved before. If it is to stay: cancel {end.token}"
+    )
+    return Notice(end, text, key=f"stands {end.id}")
 
 
 def _is_over(calendar: Calendar, key: str) -> bool:
@@ -323,4 +366,4 @@ def _judge_approval(desk: Desk, settings: Settings, row: Request) -> str:
     return f"approved by {approval.approver} at {approval.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-__all__ = ["find_leads", "load_calendar", "tick"]
+__all__ = ["find_leads", "tick"]

@@ -72,7 +72,8 @@ def find_expiry(
     if start_at is not None:
         return start_at
     soon = store.now() + settings.requests.plan_ttl
-    if row.origin != CALENDAR:
+    # A rollback of an event is a person's, for the fleet as it is at that moment.
+    if row.origin != CALENDAR or row.kind == "rollback":
         return soon
     followed = plan if plan is not None and plan.later else store.get(row.parent).plan if row.parent else None
     return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon

@@ -13,7 +13,8 @@ from bot.memory import open_memory
 from bot.schedule import Schedule
 from bot.slack_api import make_client
 from forkyard.requests import Request
-from forkyard.requests.calendar import load_calendar, tick
+from forkyard.requests.calendar import tick
+from forkyard.requests.calendar_file import CalendarFile
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import plan_now
 from forkyard.requests.plans import PlanRecord
@@ -152,7 +153,7 @@ def test_what_the_channel_could_not_be_told_is_told_when_slack_is_back(hall: Hal
 
 def test_what_the_command_line_found_is_told_in_the_channel(hall: Hall) -> None:
     hall.path.write_text(_SALE.format(start=START))
-    calendar = load_calendar(hall.stage.settings, None, now=NOW)
+    calendar = CalendarFile(None).load(hall.stage.store, hall.stage.settings, now=NOW)
     (found,) = tick(hall.desk, hall.stage.settings, calendar, now=NOW)
 
     (told,) = hall.look(NOW + timedelta(minutes=1))
@@ -169,3 +170,18 @@ def test_a_broken_calendar_keeps_no_start_from_being_checked(hall: Hall) -> None
 
     assert "this is not TOML" in complaint
     assert "game to 4 in 10 min" in checked
+
+
+def test_a_calendar_that_is_away_for_a_moment_calls_nothing_off(hall: Hall) -> None:
+    hall.path.write_text(_SALE.format(start=START))
+    hall.look(NOW)
+    away = hall.path.rename(hall.path.with_name("away.toml"))
+    (told,) = hall.look(NOW + timedelta(seconds=30))
+    assert "is gone, but requests that came from it are open" in told
+    assert hall.look(NOW + timedelta(seconds=60)) == []
+
+    away.rename(hall.path)
+
+    assert hall.look(NOW + timedelta(seconds=90)) == []
+    (row,) = hall.stage.store.list_requests()
+    assert row.state.value == "awaiting approval"

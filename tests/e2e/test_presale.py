@@ -40,8 +40,12 @@ def launch(people: People) -> Iterator[datetime]:
     start = datetime.now(UTC).replace(microsecond=0) + AHEAD
     path.write_text(_CALENDAR.format(start=start + LEAD))
     yield start
-    path.unlink()
+    path.write_text("# It is over.\n")
     assert people.lab.run("schedule", "sync").code == 0
+    # The end of what has begun stays, until somebody cancels it.
+    for row in people.lab.run("schedule", "list", "--json").json["requests"]:
+        assert people.lab.run("schedule", "cancel", row["token"]).code == 0
+    path.unlink()
 
 
 def test_a_pre_sale_begins_at_its_second(people: People, launch: datetime) -> None:

@@ -109,18 +109,6 @@ def test_what_the_last_runs_took_makes_no_other_event(office: Office) -> None:
     assert office.state(first) is State.SCHEDULED
 
 
-def test_an_end_changed_during_the_event_is_asked_about_and_the_old_one_does_not_come(office: Office) -> None:
-    first = approved(office, calendar(office))
-    office.clock.hands = START - timedelta(minutes=5)
-    assert office.run(first)[0].ok
-    gone, asked = look(office, calendar(office, base=3), START + HOUR)
-    assert "is cancelled" in gone.text
-    assert steps(office, first, State.SCHEDULED) == []
-    assert "the calendar was changed after its start" in asked.text
-    again = office.desk.approve(APPROVER, asked.request.token)
-    assert (again.target, steps(office, again)) == (6, [(START + 2 * HOUR, 3)])
-
-
 def test_a_later_step_that_was_sent_back_waits_for_its_answer(office: Office) -> None:
     found = calendar(office)
     first = approved(office, found)

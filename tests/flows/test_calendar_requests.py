@@ -11,10 +11,9 @@ from forkyard.approvals import Approval, Kind, sign
 from forkyard.errors import CapacityExhausted, NotPermitted
 from forkyard.presales import Calendar, parse_calendar
 from forkyard.requests import Notice, Request, State
-from forkyard.requests.calendar import load_calendar, tick
+from forkyard.requests.calendar import tick
 from forkyard.requests.moves import make_entry
 from forkyard.requests.starting import settle_ended, start_due
-from forkyard.settings import RequestSettings
 from tests.flows.office import APPROVER, NOBODY, Office, Server, furnished
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -202,14 +201,3 @@ def test_an_end_that_was_approved_with_its_start_runs_without_another_approval(o
     report, error = office.run(office.store.amend(end, start_at=now), run_id="run-2")
     assert (report.ok, error) == (True, None)
     assert len(office.yard.serving()) == 1
-
-
-def test_the_calendar_is_found_beside_the_settings_or_where_they_say(office: Office, tmp_path: Path) -> None:
-    config = tmp_path / "forkyard.toml"
-    assert load_calendar(office.settings, config, now=NOW) == Calendar()
-    (tmp_path / "presales.toml").write_text("[services.game]\nbase = 3\n")
-    assert load_calendar(office.settings, config, now=NOW).services["game"].base == 3
-    elsewhere = tmp_path / "elsewhere.toml"
-    elsewhere.write_text("[services.game]\nbase = 4\n")
-    named = replace(office.settings, requests=RequestSettings(calendar=elsewhere))
-    assert load_calendar(named, config, now=NOW).services["game"].base == 4

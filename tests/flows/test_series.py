@@ -179,6 +179,15 @@ def test_a_rollback_goes_back_to_what_the_run_found(office: Office) -> None:
     assert office.desk.rollback(ASKER, first.token)[0].target == 3
 
 
+def test_a_rollback_of_an_event_can_be_approved_no_longer_than_any_other(office: Office) -> None:
+    (told,) = look(office, calendar(office))
+    first = office.desk.approve(APPROVER, told.request.token)
+    office.clock.hands = BEGINS
+    office.run(first)
+    back = office.desk.plan(office.desk.rollback(ASKER, first.token)[0])
+    assert back.plan_expires == BEGINS + office.settings.requests.plan_ttl
+
+
 def test_a_request_that_was_rolled_back_finished_when_its_own_run_did(office: Office) -> None:
     first = office.approved(4)
     office.run(first)
@@ -253,21 +262,24 @@ def test_the_log_keeps_what_was_typed(office: Office) -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "local", "start", "end"),
+    ("zone", "local", "lasts", "start", "end"),
     [
         # Back from summer time in the night of the event: 02:30 comes twice, and the first one counts; six real hours.
-        ("Europe/Berlin", "2026-10-24T02:30", "2026-10-25T00:30:00", "2026-10-25T06:30:00"),
-        ("America/New_York", "2026-10-31T01:30", "2026-11-01T05:30:00", "2026-11-01T11:30:00"),
+        ("Europe/Berlin", "2026-10-24T02:30", 'hold = "6h"', "2026-10-25T00:30:00", "2026-10-25T06:30:00"),
+        ("America/New_York", "2026-10-31T01:30", 'hold = "6h"', "2026-11-01T05:30:00", "2026-11-01T11:30:00"),
         # Forward: 02:30 does not exist, and 03:00 is the first moment after.
-        ("Europe/Berlin", "2027-03-27T02:30", "2027-03-28T01:00:00", "2027-03-28T07:00:00"),
-        ("America/New_York", "2027-03-13T02:30", "2027-03-14T07:00:00", "2027-03-14T13:00:00"),
+        ("Europe/Berlin", "2027-03-27T02:30", 'hold = "6h"', "2027-03-28T01:00:00", "2027-03-28T07:00:00"),
+        ("America/New_York", "2027-03-13T02:30", 'hold = "6h"', "2027-03-14T07:00:00", "2027-03-14T13:00:00"),
         # The evening after: the local time stays.
-        ("Europe/Berlin", "2026-10-24T20:00", "2026-10-25T19:00:00", "2026-10-26T01:00:00"),
-        ("America/New_York", "2027-03-13T20:00", "2027-03-15T00:00:00", "2027-03-15T06:00:00"),
+        ("Europe/Berlin", "2026-10-24T20:00", 'hold = "6h"', "2026-10-25T19:00:00", "2026-10-26T01:00:00"),
+        ("America/New_York", "2027-03-13T20:00", 'hold = "6h"', "2027-03-15T00:00:00", "2027-03-15T06:00:00"),
+        # Until six in the morning, in a night that is an hour longer, and in one that is an hour shorter.
+        ("Europe/Berlin", "2026-10-23T22:00", 'end = "2026-10-24T06:00"', "2026-10-24T20:00:00", "2026-10-25T05:00:00"),
+        ("Europe/Berlin", "2027-03-26T22:00", 'end = "2027-03-27T06:00"', "2027-03-27T21:00:00", "2027-03-28T04:00:00"),
     ],
 )
 def test_an_event_on_the_day_of_the_clocks_change_begins_and_ends_at_the_right_second(
-    office: Office, zone: str, local: str, start: str, end: str
+    office: Office, zone: str, local: str, lasts: str, start: str, end: str
 ) -> None:
     begins, ends = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (start, end))
     text = f"""
@@ -277,7 +289,7 @@ def test_an_event_on_the_day_of_the_clocks_change_begins_and_ends_at_the_right_s
     zone = "{zone}"
     target = 6
     lead = "1m"
-    hold = "6h"
+    {lasts}
     repeat = "FREQ=DAILY;COUNT=2"
     """
     found = parse_calendar(text, office.settings.services, now=begins - 24 * HOUR)

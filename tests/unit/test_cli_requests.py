@@ -274,6 +274,23 @@ def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pyt
         schedule.run_check(config, calendar, as_json=True)
 
 
+def test_what_is_on_record_is_listed_before_it_complains_of_a_calendar_that_is_gone(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=20)
+    calendar = config.with_name("presales.toml")
+    calendar.write_text(f'[events.sale]\nservice = "game"\nstart = "{begin:%Y-%m-%dT%H:%M}"\ntarget = 8\nhold = "2h"\n')
+    schedule.run_sync(config, as_json=True)
+    capsys.readouterr()
+    calendar.unlink()
+    with pytest.raises(InvalidRequest, match="is gone, but requests that came from it are open"):
+        schedule.run_list(config, None, as_json=False)
+    assert "game to 8 at" in capsys.readouterr().out
+    with pytest.raises(InvalidRequest, match="is gone"):
+        schedule.run_list(config, None, as_json=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_sync_with_a_broken_calendar_looks_at_what_is_on_record_before_it_complains(config: Path) -> None:
     config.with_name("presales.toml").write_text("[events.sale]\n")
     with command.open_desk(config) as (desk, _):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_an_event_becomes_its_start_with_a_lead_and_its_end() -> None:
     assert sale.key == "sale@20261127T100000Z"
 
 
+def test_an_event_whose_lead_is_longer_than_a_week_begins_with_its_target() -> None:
+    calendar = read(SALE)
+    (sale,) = list_occurrences(calendar, NOW, NOW + timedelta(days=60))
+    steps = plan_steps(calendar, sale, {"sale": timedelta(days=30)})
+    assert [(step.at, step.number) for step in steps] == [
+        (utc(2026, 10, 28, 10, 0), 200),
+        (utc(2026, 11, 27, 16, 0), 2),
+    ]
+
+
 def test_a_ramp_goes_up_in_steps() -> None:
     calendar = read(SALE + 'ramp = [{ before = "1h", to = 20 }, { before = "2h", to = 5 }]\n')
     (sale,) = list_occurrences(calendar, NOW, NOW + timedelta(days=60))
@@ -121,6 +132,12 @@ def test_a_day_can_be_skipped() -> None:
     assert [moment.day for moment in starts(text, 90)] == [18, 1]
 
 
+def test_an_event_over_a_change_of_the_clocks_ends_at_its_local_time() -> None:
+    night = event(start='"2027-03-27T22:00"', end='"2027-03-28T06:00"')
+    (found,) = list_occurrences(read(night), NOW, NOW + timedelta(days=200))
+    assert (found.start, found.end) == (utc(2027, 3, 27, 21, 0), utc(2027, 3, 28, 4, 0))
+
+
 def test_an_offset_says_which_of_the_two_hours() -> None:
     assert starts(event(start='"2026-10-25T02:30+02:00"')) == [utc(2026, 10, 25, 0, 30)]
     assert starts(event(start='"2026-10-25T02:30+01:00"')) == [utc(2026, 10, 25, 1, 30)]
@@ -152,6 +169,15 @@ def test_an_offset_says_which_of_the_two_hours() -> None:
         (event(repeat='"FREQ=SECONDLY"'), "FREQ is one of DAILY, WEEKLY"),
         (event(repeat='"every friday"'), "FREQ is one of DAILY"),
         (event(repeat='"FREQ=WEEKLY;BYDAY=XX"'), "is no RRULE"),
+        (
+            event(repeat='"FREQ=DAILY;INTERVAL=0"'),
+            'line 7: events.sale.repeat = "FREQ=DAILY;INTERVAL=0": INTERVAL=0: take 1 to 999.',
+        ),
+        (event(repeat='"FREQ=DAILY;INTERVAL=-1"'), "INTERVAL=-1: take 1 to 999."),
+        (event(repeat='"FREQ=DAILY;COUNT=0"'), "COUNT=0: take 1 to 99999."),
+        (event(repeat='"FREQ=DAILY;BYMONTHDAY=32"'), "BYMONTHDAY=32: take 1 to 31, or from -1 down."),
+        (event(repeat='"FREQ=DAILY;BYMONTH=2;BYMONTHDAY=-30"'), "never fires"),
+        (event(repeat='"FREQ=DAILY;UNTIL=2026-12-31Z"'), "is no RRULE"),
         (event(repeat='"FREQ=DAILY;BYMONTH=2,4;BYMONTHDAY=31"'), "never fires"),
         (event(start='"2025-11-27T05:00"', repeat='"FREQ=DAILY;COUNT=3"'), "does not fire within 400 days"),
         (event(skip='["christmas"]'), '"christmas" is no day'),
@@ -167,6 +193,16 @@ def test_a_broken_calendar_is_told_by_line_and_key(text: str, says: str) -> None
     assert says in refusal(text)
 
 
+def test_a_calendar_of_many_events_is_judged_in_no_time() -> None:
+    sales = [
+        event(start=f'"2026-10-20T{2 * hour:02}:00"', repeat='"FREQ=DAILY"').replace("sale", f"sale-{hour}")
+        for hour in range(12)
+    ]
+    before = process_time()
+    assert len(read("\n".join(sales)).events) == 12
+    assert process_time() - before < 1
+
+
 def test_events_that_touch_or_want_other_services_do_not_overlap() -> None:
     read(SALE + '[events.other]\nservice = "game"\nstart = "2026-11-27T16:00Z"\ntarget = 5\nhold = "3h"\n')
     read(SALE + '[events.other]\nservice = "shop"\nstart = "2026-11-27T12:00Z"\ntarget = 5\nhold = "3h"\n')
@@ -174,6 +210,12 @@ def test_events_that_touch_or_want_other_services_do_not_overlap() -> None:
 
 def test_an_event_that_is_over_breaks_no_calendar_that_was_right() -> None:
     assert read(event(start='"2026-10-01T05:00"')).events
+
+
+def test_a_series_that_is_over_breaks_no_calendar_that_was_right() -> None:
+    assert read(event(start='"2025-11-27T05:00"', repeat='"FREQ=DAILY;COUNT=3"')).events
+    with pytest.raises(InvalidRequest, match="does not fire"):
+        read(event(start='"2025-11-27T05:00"', repeat='"FREQ=YEARLY;BYSETPOS=2"'))
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -184,7 +226,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_the_deployments_calendar_is_right() -> None:
     text = DEPLOYED.read_text()
     assert read(text).services["game"].base == 0
-    example = "\n".join(line.removeprefix("# ").removeprefix("#") for line in text.splitlines()[3:])
+    example = text[text.index("[services") :].replace("\n# ", "\n").replace("\n#", "\n")
     assert set(read(example, new=True).events) == {"black-friday", "friday-raid"}
 
 
