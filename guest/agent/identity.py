@@ -92,7 +92,7 @@ class Identifier:
         host_keys.replace_host_keys(scratch, now.name)
         self._network.rehearse()
         self._consul.render(now)
-        for pid in [os.getpid(), *self._pids()]:
+        for pid in [os.getpid(), *self._containers.pids()]:
             sockets.foreign_connections(pid, self._network.local_networks())
         points = tuple(_report(point, lambda: ("", "")) for point in wire.POINTS)
         wire.encode(wire.report_to_wire(wire.IdentityReport(now.fork_id, points, 0.0)))
@@ -183,11 +183,8 @@ class Identifier:
         return f"{answer.child} {answer.fork_id}", "as the app itself says"
 
     def _drop_connections(self) -> Outcome:
-        dropped = sockets.drop_foreign(self._pids(), self._network.local_networks())
+        dropped = sockets.drop_foreign(self._containers.pids(), self._network.local_networks())
         return "none", f"{dropped} of the parent's were reset"
-
-    def _pids(self) -> list[int]:
-        return [int(c["State"]["Pid"]) for c in self._containers.running()]
 
 
 def _own_identity() -> wire.Identity:

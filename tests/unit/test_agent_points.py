@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.agent import clock, host_keys, randomness
+from guest.agent import clock, host_keys, randomness, sockets
 from guest.agent.errors import AgentError, ConfigError, PointFailed
 from guest.agent.files import write_whole
 from guest.agent.identity import rename_host
 from guest.agent.settings import load_settings
 from guest.agent.sockets import Connection, parse_table
 from guest.agent.waiting import wait_for
+from tests.support.agent_without_reset import destroy_nothing
 
 SEED = base64.b64encode(bytes(32)).decode()
 
@@ -116,6 +117,32 @@ def test_a_mapped_address_in_the_ipv6_table_is_read() -> None:
     (found,) = parse_table(line, socket.AF_INET6)
     assert ipaddress.IPv6Address(found.local[0]).ipv4_mapped == ipaddress.IPv4Address("127.0.0.1")
     assert found.local[1] == 8080
+
+
+def test_the_rehearsal_knows_that_this_kernel_resets_connections() -> None:
+    assert sockets.rehearse()
+
+
+def test_a_kernel_that_resets_no_connections_may_be_rehearsed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "destroy", destroy_nothing)
+    assert not sockets.rehearse()
+
+
+def test_connections_that_the_kernel_does_not_reset_fail_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "destroy", destroy_nothing)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        pytest.raises(PointFailed, match="the kernel does not reset it: Operation not supported"),
+    ):
+        sockets.drop_foreign([], inside=())
+
+
+def test_connections_of_a_parent_whose_kernel_resets_none_are_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        with pytest.raises(PointFailed, match=r"would share \d+ of this machine's: .*127\.0\.0\.1:.* End them"):
+            sockets.refuse_foreign([], inside=())
+        sockets.refuse_foreign([], inside=(ipaddress.IPv4Network("0.0.0.0/0"),))
 
 
 def test_waiting_says_what_was_awaited() -> None:
