@@ -122,6 +122,8 @@ class Agent:
 
     def _quiesce(self, _message: Message, _received: float) -> Message:
         self._require("waiting", "quiesced")
+        if self.settings.is_under_vsphere:
+            self._network.refuse_addresses()
         if self.state == "waiting":
             self._app.quiesce()
             if not wait_until_quiet(patience=QUIET_PATIENCE):
