@@ -1,7 +1,11 @@
 """What the agent does in which state, where no machine around it is needed."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from forkyard import wire
@@ -34,3 +38,19 @@ def test_under_qemu_a_parent_may_have_an_address() -> None:
     with waiting_agent(interface="lo") as agent:
         # The next thing that is asked is the app, which there is none of.
         assert "container game does not run" in ask(agent, "quiesce")["error"]
+
+
+def test_a_fork_point_that_is_not_reached_ends_the_process_whatever_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        f'channel = "unix:{tmp_path}/channel"\n[app]\ncontainer = "game"\nport = 8080\n'
+        f'[consul]\ndirectory = "{tmp_path}/nowhere"\n'
+    )
+    # Nobody has made the gate that Consul is to be held at: an error that is no AgentError.
+    code = (
+        "import sys, pathlib; from guest.agent import __main__ as m, agent as a\n"
+        "m.serve(a.Agent(m.load_settings(pathlib.Path(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "agent.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGTERM
+    assert "No such file or directory" in ended.stderr
