@@ -48,6 +48,35 @@ def test_a_clock_that_the_kernel_refuses_is_not_proved() -> None:
         clock.step(-1e9, time.monotonic())
 
 
+def test_by_the_real_time_clock_it_is_later_than_a_request_that_was_long_on_its_way() -> None:
+    delay, source = clock.compare_rtc(requested=1000.0, rtc=1007)
+    assert delay == 7.5
+    assert source == "by the real-time clock, 7.5 s after the request's time"
+
+
+def test_it_is_never_earlier_than_the_request_whatever_the_real_time_clock_says() -> None:
+    delay, source = clock.compare_rtc(requested=1000.0, rtc=400)
+    assert delay == 0.0
+    assert "599.5 s behind" in source
+
+
+@pytest.mark.parametrize("text", [None, "nonsense"])
+def test_without_a_real_time_clock_the_requests_time_is_taken_and_that_is_said(
+    tmp_path: Path, text: str | None
+) -> None:
+    rtc = tmp_path / "since_epoch"
+    if text is not None:
+        rtc.write_text(text)
+    value, detail = clock.step_by_rtc(time.time(), time.monotonic(), rtc)
+    assert value.startswith(time.strftime("%Y-%m-%d"))
+    assert detail.endswith("by the request, and late by its way here: there is no real-time clock")
+
+
+def test_a_real_time_clock_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "since_epoch").write_text("1764148488\n")
+    assert clock.read_rtc(tmp_path / "since_epoch") == 1764148488
+
+
 def test_host_keys_are_new_each_time_readable_by_root_alone_and_sshs_own_format(tmp_path: Path) -> None:
     first = host_keys.replace_host_keys(tmp_path, "game-1")
     second = host_keys.replace_host_keys(tmp_path, "game-2")
