@@ -72,7 +72,7 @@ class Identity:
     """Addresses of Consul servers that the guest's agent joins."""
     datacenter: str
     wall_clock: float
-    """Seconds since the epoch, taken by the host just before sending."""
+    """Seconds since the epoch, taken by the host just before sending. In the guest it is this late or later."""
     seed: str = field(repr=False)
     """Base64 of 32 random bytes from the host for the kernel's RNG. Secret."""
 
@@ -83,7 +83,11 @@ class PointReport:
 
     point: str
     value: str
-    """What a person can compare between children; for secrets a fingerprint, never the thing."""
+    """
+    What a person can compare between children; for secrets a fingerprint, never the thing.
+
+    Of `clock` the time that it was then, such as 2025-11-26T09:14:48Z: the host compares it with its own.
+    """
     proved: bool
     seconds: float
     """Time that changing and proving took inside the guest."""

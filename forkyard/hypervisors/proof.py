@@ -49,6 +49,8 @@ def _find_problems(report: IdentityReport, identity: Identity) -> list[str]:
         "mac": identity.mac,
         "hostname": identity.name,
         "address": identity.address,
+        "machine_id": identity.machine_id,
+        "consul_node": f"{identity.name} {identity.consul_node_id}",
         "fork_uuid": identity.fork_id,
     }
     for point, value in wanted.items():

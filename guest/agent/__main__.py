@@ -47,9 +47,9 @@ def serve(agent: Agent) -> None:
 def _reach_fork_point(agent: Agent) -> None:
     try:
         agent.reach_fork_point()
-    except AgentError as error:
-        # Docker, Consul or the app did not come up: systemd starts us again, and we look again.
-        log.error("%s", error)  # noqa: TRY400 - the message says all
+    except Exception as error:
+        # Docker, Consul or the app did not come up, or else we are wrong: systemd starts us again, and we look again.
+        log.error("%s", error, exc_info=not isinstance(error, AgentError))  # noqa: TRY400 - else the message says all
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -57,6 +57,7 @@ class Agent:
         self._identity: wire.Identity | None = None
         self._report: wire.IdentityReport | None = None
         self._networked = False
+        self._resets_connections = True
         self._verbs: dict[str, Callable[[Message, float], Message]] = {
             "hello": self._hello,
             "quiesce": self._quiesce,
@@ -121,10 +122,15 @@ class Agent:
 
     def _quiesce(self, _message: Message, _received: float) -> Message:
         self._require("waiting", "quiesced")
+        if self.settings.is_under_vsphere:
+            self._network.refuse_addresses()
         if self.state == "waiting":
             self._app.quiesce()
             if not wait_until_quiet(patience=QUIET_PATIENCE):
                 log.warning("the machine does not become idle; what it does now each child will do again")
+        if not self._resets_connections:
+            # After the fork it would be too late: a child that cannot drop them fails, and so would every one.
+            sockets.refuse_foreign(self._containers.pids(), self._network.local_networks())
         gc.collect()
         gc.freeze()
         self.state = "quiesced"
@@ -178,7 +184,9 @@ class Agent:
         """Run what the fork will need once, so that its code and its files are in memory."""
         self._consul.warm()
         self._app.warm()
-        sockets.rehearse()
+        self._resets_connections = sockets.rehearse()
+        if not self._resets_connections:
+            log.warning("this kernel cannot reset connections: there may be none to the outside when it is quiesced")
         self._identifier.rehearse(self.settings.private_dir / "rehearsal")
         self.answer(wire.encode({"verb": "hello"}))
 

@@ -47,6 +47,10 @@ class Containers:
         """The running container of that name."""
         return next((c for c in self.running() if c["Name"].lstrip("/") == name), None)
 
+    def pids(self) -> list[int]:
+        """The first process of each running container."""
+        return [int(container["State"]["Pid"]) for container in self.running()]
+
     def wait_until_listed(self) -> None:
         """Return once Docker has said what runs: before that, no container means nothing."""
         self._listed.wait()

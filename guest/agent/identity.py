@@ -55,6 +55,7 @@ class Identifier:
         self._app = app
         self._consul = consul
         self._containers = containers
+        self._step_clock = clock.step_by_rtc if settings.is_under_vsphere else clock.step
         self._answer: AppIdentity | None = None
 
     def take(self, identity: wire.Identity, received: float) -> wire.IdentityReport:
@@ -84,6 +85,7 @@ class Identifier:
         twin = Identifier(settings, self._network, self._app, self._consul, self._containers)
         now = _own_identity()
         randomness.reseed(now.seed)
+        clock.read_rtc()
         clock.step(now.wall_clock, time.monotonic())
         twin._write_identity(now)
         twin._set_hostname(now.name)
@@ -92,7 +94,7 @@ class Identifier:
         host_keys.replace_host_keys(scratch, now.name)
         self._network.rehearse()
         self._consul.render(now)
-        for pid in [os.getpid(), *self._pids()]:
+        for pid in [os.getpid(), *self._containers.pids()]:
             sockets.foreign_connections(pid, self._network.local_networks())
         points = tuple(_report(point, lambda: ("", "")) for point in wire.POINTS)
         wire.encode(wire.report_to_wire(wire.IdentityReport(now.fork_id, points, 0.0)))
@@ -105,7 +107,7 @@ class Identifier:
         # counted after the app has closed its own.
         return {
             "kernel_rng": lambda: (randomness.reseed(identity.seed), "reseeded with the host's bytes"),
-            "clock": lambda: clock.step(identity.wall_clock, received),
+            "clock": lambda: self._step_clock(identity.wall_clock, received),
             "fork_uuid": lambda: self._write_identity(identity),
             "hostname": lambda: self._set_hostname(identity.name),
             "machine_id": lambda: self._set_machine_id(identity.machine_id),
@@ -183,11 +185,8 @@ class Identifier:
         return f"{answer.child} {answer.fork_id}", "as the app itself says"
 
     def _drop_connections(self) -> Outcome:
-        dropped = sockets.drop_foreign(self._pids(), self._network.local_networks())
+        dropped = sockets.drop_foreign(self._containers.pids(), self._network.local_networks())
         return "none", f"{dropped} of the parent's were reset"
-
-    def _pids(self) -> list[int]:
-        return [int(c["State"]["Pid"]) for c in self._containers.running()]
 
 
 def _own_identity() -> wire.Identity:

@@ -97,6 +97,17 @@ class Network:
         found = self._netlink.get_addr(index=self._index(), family=socket.AF_INET)
         return sorted(f"{a.get_attr('IFA_LOCAL')}/{a['prefixlen']}" for a in found)
 
+    def refuse_addresses(self) -> None:
+        """Raise PointFailed when the device has an IPv4 address: who gave it one would do so in each child."""
+        found = self.addresses()
+        if found:
+            text = (
+                f"{self.interface} has {', '.join(found)}, and what gave it that would do so in each child. Reboot "
+                f"this machine: from then on systemd-networkd leaves {self.interface} alone. If it has an address even "
+                "then, take the device out of whatever else sets up networks here."
+            )
+            raise PointFailed(text)
+
     def local_networks(self) -> tuple[ipaddress.IPv4Network, ...]:
         """The networks that never leave this machine: loopback, and Docker's bridges."""
         mine = self._index()

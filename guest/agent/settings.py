@@ -63,6 +63,11 @@ class AgentSettings:
     root: Path = Path("/")
     """Where etc/ and var/ are; another one only in tests and rehearsals."""
 
+    @property
+    def is_under_vsphere(self) -> bool:
+        """Whether vSphere runs this machine: its guestinfo is how the host is heard."""
+        return self.channel.partition(":")[0] == "guestinfo"
+
 
 def load_settings(path: Path) -> AgentSettings:
     """Read *path*; raises ConfigError naming the file and the key."""

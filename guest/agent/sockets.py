@@ -3,10 +3,12 @@ TCP connections that the parent had open: in a child they are a lie, since their
 
 They are found in /proc/PID/net/tcp, because that needs no kernel module, and ended by SOCK_DESTROY
 (sock_diag(7)), which resets them for whoever holds them. What stays inside this machine (loopback,
-Docker's bridges) was forked at both ends and is left alone.
+Docker's bridges) was forked at both ends and is left alone. Not every kernel resets connections (Photon OS's are
+built without CONFIG_INET_DIAG_DESTROY): there the parent must have none when it is quiesced.
 """
 
 import ctypes
+import errno
 import ipaddress
 import os
 import socket
@@ -24,7 +26,12 @@ SOCK_DESTROY = 21
 NLM_F_REQUEST_ACK = 0x5
 NLMSG_ERROR = 2
 CLONE_NEWNET = 0x40000000
-ENOENT = 2
+NAMED = 5
+"""Connections that a refusal names at most."""
+
+
+class NoReset(PointFailed):
+    """The kernel of this machine resets no connections at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,14 @@ def _is_inside(address: str, inside: tuple[ipaddress.IPv4Network, ...]) -> bool:
     return any(ip in net for net in inside)
 
 
-def destroy(connection: Connection) -> None:
-    """Reset *connection* in the caller's network namespace; one that is gone is success."""
+def destroy(connection: Connection) -> bool:
+    """
+    Reset *connection* in the caller's network namespace; False when the kernel knows none such, which is success too.
+
+    Raises:
+        NoReset: this kernel resets none.
+        PointFailed: it does not reset this one.
+    """
     packed = [ipaddress.ip_address(end[0]).packed.ljust(16, b"\0") for end in (connection.local, connection.remote)]
     # inet_diag_req_v2: family, protocol, extensions, padding, states, then the socket's id without a cookie.
     request = struct.pack("=BBBBI", connection.family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
@@ -86,15 +99,38 @@ def destroy(connection: Connection) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as netlink:
         netlink.send(header + request)
         answer = netlink.recv(8192)
-    kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
-    if kind != NLMSG_ERROR or -code not in (0, ENOENT):
+    kind = struct.unpack_from("=H", answer, 4)[0]
+    code: int = struct.unpack_from("=i", answer, 16)[0]
+    if kind != NLMSG_ERROR or -code not in (0, errno.ENOENT):
         text = f"{connection}: the kernel does not reset it: {os.strerror(-code)}"
+        raise NoReset(text) if -code == errno.EOPNOTSUPP else PointFailed(text)
+    return code == 0
+
+
+def rehearse() -> bool:
+    """
+    Reset a connection of our own, so that the kernel loads what it needs before the fork; whether it resets any.
+
+    A connection that is there, because a kernel without the module for it says of each that there is none.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        try:
+            return destroy(Connection(ours.getsockname(), server.getsockname(), socket.AF_INET))
+        except NoReset:
+            return False
+
+
+def refuse_foreign(pids: Iterable[int], inside: tuple[ipaddress.IPv4Network, ...]) -> None:
+    """Raise PointFailed, naming them, when our namespace or one of *pids* has foreign connections."""
+    everywhere: list[int | str] = ["self", *pids]
+    found = [connection for pid in everywhere for connection in foreign_connections(pid, inside)]
+    if found:
+        named = ", ".join(map(str, found[:NAMED])) + (" and more" if found[NAMED:] else "")
+        text = (
+            f"this kernel cannot reset connections, and a fork would share {len(found)} of this machine's: {named}. "
+            "End them (an SSH session is one), and freeze again."
+        )
         raise PointFailed(text)
-
-
-def rehearse() -> None:
-    """Reset a connection that cannot exist, so that the kernel loads what it needs before the fork."""
-    destroy(Connection(("127.0.0.1", 1), ("127.0.0.1", 1), socket.AF_INET))
 
 
 def drop_foreign(pids: Iterable[int], inside: tuple[ipaddress.IPv4Network, ...]) -> int:

@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Install, and start what was installed when it is in the running system; 2 for what the person can mend."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     asked = _parse(arguments)
+    channel = asked.channel or choose_channel(asked.root)
     try:
         install_agent(
             asked.root,
@@ -22,11 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
             wheels=asked.wheels,
             app=AppHooks(asked.container, asked.port, asked.warm),
             interface=asked.interface,
-            channel=asked.channel or choose_channel(asked.root),
+            channel=channel,
             progress=log.info,
         )
         if asked.root == Path("/"):
             start_now(log.info)
+            if channel == "guestinfo":
+                log.info("Reboot this machine before it is frozen: until then %s keeps its address", asked.interface)
     except PermissionError as error:
         log.error("%s: not permitted. Run this as root.", error.filename)  # noqa: TRY400 - for a person
         return 2

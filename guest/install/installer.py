@@ -156,7 +156,11 @@ def choose_channel(root: Path) -> str:
 
 
 def render_unmanaged(interface: str) -> str:
-    """The text of a systemd.network(5) file that keeps systemd-networkd off the device; the agent sets it up."""
+    """
+    The text of a systemd.network(5) file that keeps systemd-networkd off the device; the agent sets it up.
+
+    It holds from the next boot on. Told at once, networkd would cut the connection of whoever installs.
+    """
     return f"# Written by forkyard's installer.\n[Match]\nName={interface}\n\n[Link]\nUnmanaged=yes\n"
 
 

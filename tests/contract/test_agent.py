@@ -237,6 +237,23 @@ def test_the_parents_connections_to_the_outside_are_reset(machine: AgentMachine)
         assert not is_open()
 
 
+def test_a_kernel_that_cannot_reset_connections_gets_a_parent_that_has_none(host: AgentMachine) -> None:
+    host.reset_network()
+    host.start_agent("tests.support.agent_without_reset")
+    host.start_consul()
+    host.wait_until("waiting")
+    with host.connection_outside():
+        refused = host.ask(verb="quiesce")
+        assert not refused["ok"]
+        assert "-10.79.0.1:9999" in refused["error"]
+        assert host.state() == "waiting"
+    eventually(lambda: host.ask(verb="quiesce")["ok"], "quiesced once the connection is gone")
+    assert identify(host, make_identity())["ok"]
+    host.end("agent")
+    host.end("consul")
+    host.forget()
+
+
 def test_one_failed_check_of_a_service_is_not_believed_and_two_are(child: AgentMachine) -> None:
     late = {"SERVICE_NAME": "late", "SERVICE_CHECK_HTTP": "/cgi-bin/healthz", "SERVICE_CHECK_INTERVAL": "1s"}
     child.run_container("late", port=8082, labels=late)

@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tarfile
 import time
@@ -202,10 +203,10 @@ class AgentMachine:
         argv = [str(self.consul), "agent", f"-config-file={at}/gate.hcl", f"-config-file={at}/consul.json"]
         self.start("consul", argv, namespace=self.namespace)
 
-    def start_agent(self) -> None:
+    def start_agent(self, module: str = "guest.agent") -> None:
         """What forkyard-agent.service runs, with a host name of its own to change."""
         self.write_config()
-        argv = ["unshare", "--uts", sys.executable, "-m", "guest.agent", str(self.directory / "agent.toml")]
+        argv = ["unshare", "--uts", sys.executable, "-m", module, str(self.directory / "agent.toml")]
         self.start("agent", argv, namespace=self.namespace, env={"PYTHONPATH": str(PROJECT)})
 
     def write_config(self) -> None:
@@ -273,6 +274,8 @@ class AgentMachine:
             call_inside(self.namespace, lambda: socket.create_connection((SERVER, 9999), 10)) as connection,
         ):
             server.accept()[0].detach()
+            # Closed, it is gone at once, with nothing left in FIN_WAIT2.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.setblocking(False)  # noqa: FBT003 - the socket's own way
             yield lambda: _is_open(connection)
 

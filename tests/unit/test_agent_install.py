@@ -91,6 +91,12 @@ def test_units_are_enabled_and_start_consul_at_the_gate(tmp_path: Path) -> None:
     )
 
 
+def test_the_agent_may_speak_to_the_hypervisor_from_a_port_that_only_root_has() -> None:
+    lines = (FILES / "forkyard-agent.service").read_text().splitlines()
+    (bounds,) = (line for line in lines if line.startswith("CapabilityBoundingSet="))
+    assert "CAP_NET_BIND_SERVICE" in bounds.partition("=")[2].split()
+
+
 def test_units_are_what_systemd_understands(tmp_path: Path) -> None:
     for name in UNITS:
         text = (FILES / name).read_text().replace("/opt/forkyard/bin/consul", "/bin/true")

@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.agent import clock, host_keys, randomness
+from guest.agent import clock, host_keys, randomness, sockets
 from guest.agent.errors import AgentError, ConfigError, PointFailed
 from guest.agent.files import write_whole
 from guest.agent.identity import rename_host
 from guest.agent.settings import load_settings
 from guest.agent.sockets import Connection, parse_table
 from guest.agent.waiting import wait_for
+from tests.support.agent_without_reset import destroy_nothing
 
 SEED = base64.b64encode(bytes(32)).decode()
 
@@ -45,6 +46,35 @@ def test_the_clock_is_set_to_the_hosts_plus_what_has_passed_since() -> None:
 def test_a_clock_that_the_kernel_refuses_is_not_proved() -> None:
     with pytest.raises(PointFailed, match="could not be set"):
         clock.step(-1e9, time.monotonic())
+
+
+def test_by_the_real_time_clock_it_is_later_than_a_request_that_was_long_on_its_way() -> None:
+    delay, source = clock.compare_rtc(requested=1000.0, rtc=1007)
+    assert delay == 7.5
+    assert source == "by the real-time clock, 7.5 s after the request's time"
+
+
+def test_it_is_never_earlier_than_the_request_whatever_the_real_time_clock_says() -> None:
+    delay, source = clock.compare_rtc(requested=1000.0, rtc=400)
+    assert delay == 0.0
+    assert "599.5 s behind" in source
+
+
+@pytest.mark.parametrize("text", [None, "nonsense"])
+def test_without_a_real_time_clock_the_requests_time_is_taken_and_that_is_said(
+    tmp_path: Path, text: str | None
+) -> None:
+    rtc = tmp_path / "since_epoch"
+    if text is not None:
+        rtc.write_text(text)
+    value, detail = clock.step_by_rtc(time.time(), time.monotonic(), rtc)
+    assert value.startswith(time.strftime("%Y-%m-%d"))
+    assert detail.endswith("by the request, and late by its way here: there is no real-time clock")
+
+
+def test_a_real_time_clock_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "since_epoch").write_text("1764148488\n")
+    assert clock.read_rtc(tmp_path / "since_epoch") == 1764148488
 
 
 def test_host_keys_are_new_each_time_readable_by_root_alone_and_sshs_own_format(tmp_path: Path) -> None:
@@ -116,6 +146,32 @@ def test_a_mapped_address_in_the_ipv6_table_is_read() -> None:
     (found,) = parse_table(line, socket.AF_INET6)
     assert ipaddress.IPv6Address(found.local[0]).ipv4_mapped == ipaddress.IPv4Address("127.0.0.1")
     assert found.local[1] == 8080
+
+
+def test_the_rehearsal_knows_that_this_kernel_resets_connections() -> None:
+    assert sockets.rehearse()
+
+
+def test_a_kernel_that_resets_no_connections_may_be_rehearsed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "destroy", destroy_nothing)
+    assert not sockets.rehearse()
+
+
+def test_connections_that_the_kernel_does_not_reset_fail_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "destroy", destroy_nothing)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        pytest.raises(PointFailed, match="the kernel does not reset it: Operation not supported"),
+    ):
+        sockets.drop_foreign([], inside=())
+
+
+def test_connections_of_a_parent_whose_kernel_resets_none_are_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        with pytest.raises(PointFailed, match=r"would share \d+ of this machine's: .*127\.0\.0\.1:.* End them"):
+            sockets.refuse_foreign([], inside=())
+        sockets.refuse_foreign([], inside=(ipaddress.IPv4Network("0.0.0.0/0"),))
 
 
 def test_waiting_says_what_was_awaited() -> None:
