@@ -89,7 +89,7 @@ def test_a_fork_goes_on_where_the_parent_stood(empty_lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("-1", "negative"), ("13", "maximum of 12"), ("many", "integer")],
+    [("-1", "negative"), ("13", "maximum of 12"), ("many", "whole number")],
 )
 def test_a_target_that_cannot_be_is_refused_in_words_and_with_code_2(lab: Lab, target: str, words: str) -> None:
     answer = lab.run("scale", "game", "--to", target)
