@@ -2,7 +2,6 @@
 
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -53,13 +52,13 @@ def scale(
     *,
     dry_run: bool = False,
     warrant: str = "",
-    config: str | None = None,
 ) -> State[Any] | dict[str, object]:
     """
     Bring *service* to *target* children that serve: an absolute number, so that repeating it is harmless.
 
     Refused unless the request was approved, or carries the *warrant* of this machine's command line: that somebody
-    could begin, resume or repeat this run proves nothing.
+    could begin, resume or repeat this run proves nothing. For the same reason no parameter names a forkyard.toml: with
+    the file comes where the key is, and to whom it would be sent.
     """
     request = ScaleRequest(
         id=request_id or str(flow_run.id),
@@ -70,7 +69,7 @@ def scale(
         reason=reason,
         dry_run=dry_run,
     )
-    settings = load_settings(Path(config) if config else None)
+    settings = load_settings()
     gate = RecordedGate(settings, request, run_id=str(flow_run.id or ""), warrant=warrant)
     with open_world(settings, service) as world, gate:
         return scale_with(world, request, gate)
