@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.executors import MOST_THREADS, Executor, PrefectExecutor
+from flows.executors import MOST_THREADS, PrefectExecutor
 from flows.publish import publish, publishing_progress
 from flows.runbook import scale_fleet
 from forkyard.errors import ForkyardError
@@ -18,7 +18,7 @@ from forkyard.model import ScaleRequest
 from forkyard.names import make_token
 from forkyard.report import Journal, Report, report_to_json
 from forkyard.requests.gate import RecordedGate
-from forkyard.settings import Settings, load_settings
+from forkyard.settings import load_settings
 from forkyard.world import World, open_world
 from tasks.parents import start_ahead
 from tasks.work import Gate, Work
@@ -95,11 +95,3 @@ def conclude(report: Report, error: BaseException | None) -> State[Any] | dict[s
     if not report.ok:
         return Failed(message=report.message)
     return report_to_json(report)
-
-
-def scale_directly(
-    settings: Settings, request: ScaleRequest, executor: Executor
-) -> tuple[Report, BaseException | None]:
-    """Carry out the request without Prefect."""
-    with open_world(settings, request.service) as world, executor:
-        return scale_fleet(Work(world, request, Journal(datetime.now(UTC))), executor)

@@ -72,7 +72,7 @@ class Request:
 
     id: str
     version: int = 0
-    """Counts moves; a button of an older version is stale."""
+    """Counts changes: whoever has read an older one changes nothing."""
     state: State = State.DRAFTED
     service: str
     target: int
@@ -88,8 +88,6 @@ class Request:
     """What was typed, as it came."""
     reason: str = ""
     channel: str = ""
-    message: str = ""
-    """The id of its message in the channel: all that is needed to go on editing it."""
     start_at: datetime | None = None
     """None: as soon as it is approved."""
     hold_seconds: int | None = None

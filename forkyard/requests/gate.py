@@ -55,7 +55,7 @@ class Admission:
 
     def finish(self, report: Report, error: BaseException | None) -> None:
         """Put on record how the run ended; one that was sent back is left where it is."""
-        row = self.store.get(self.row.id)  # the bot may have noted its message meanwhile
+        row = self.store.get(self.row.id)  # somebody may have settled it meanwhile
         if row.state is not State.RUNNING:
             return
         stopped = error is not None and not isinstance(error, Exception)  # Ctrl-C, or Prefect's cancelling

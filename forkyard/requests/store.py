@@ -33,7 +33,7 @@ def read_clock() -> datetime:
 
 
 REMEMBERED = timedelta(days=7)
-"""How long deliveries are known; Slack repeats within minutes."""
+"""How long it is known that a notice was told."""
 
 _COLUMNS = tuple(field.name for field in fields(Request))
 
@@ -61,17 +61,6 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-    def deliver(self, key: str) -> bool:
-        """Whether this delivery is new; the same one again is not."""
-        now = self.now()
-        try:
-            with self._write() as connection:
-                connection.execute(insert(t.deliveries).values(key=key[:200], at=now))
-                connection.execute(delete(t.deliveries).where(t.deliveries.c.at < now - REMEMBERED))
-        except IntegrityError:
-            return False
-        return True
 
     def announce(self, notice: Notice) -> bool:
         """Keep a notice until it is told; False: it is kept, or was told, already."""
@@ -196,7 +185,7 @@ class Store:
         return moved
 
     def amend(self, request: Request, entry: Entry | None = None, **changes: Any) -> Request:  # noqa: ANN401 - columns
-        """Change fields (its message, its run) and not its state; raises StateChanged as `move`."""
+        """Change fields (its run) and not its state; raises StateChanged as `move`."""
         with self._write() as connection:
             return self._swap(connection, request, entry, changes)
 
