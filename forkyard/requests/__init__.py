@@ -76,7 +76,7 @@ class Request:
     state: State = State.DRAFTED
     service: str
     target: int
-    """Absolute; for a change only once it is planned."""
+    """Absolute, as it was asked for; for a change only once it is planned."""
     change: int | None = None
     """So many more or fewer were asked for; resolved into *target* when it is first planned, and None from then on."""
     requested_by: str
@@ -121,6 +121,12 @@ class Request:
     def plan_hash(self) -> str:
         """The plan's hash, or nothing."""
         return self.plan.hash if self.plan is not None else ""
+
+    @property
+    def goal(self) -> int:
+        """What its run goes to: as planned, which may be only part of the way to *target* (services.NAME.step)."""
+        # What follows a request has no plan of its own that anybody could have approved.
+        return self.plan.target if self.plan is not None and self.kind != "later" else self.target
 
     @property
     def count_before(self) -> int | None:

@@ -37,6 +37,7 @@ from forkyard.requests.moves import (
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import (
     count_from,
+    explain_large,
     find_conflicts,
     find_step_before,
     foresee,
@@ -158,9 +159,12 @@ class Desk:
 
     def _judge(self, settings: Settings, request: Request, record: PlanRecord) -> dict[str, Any]:
         """What a plan says about the request that it is made for."""
-        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
-        need, why = find_need(record, settings.service(request.service), request.requested_by)
-        return {"plan": record, "target": record.target, "change": None, "need": need, "need_why": why}
+        policy = settings.service(request.service)
+        notes = (*explain_large(record, policy.step), *self._find_conflicts(request, record))
+        record = replace(record, notes=(*record.notes, *notes))
+        need, why = find_need(record, policy, request.requested_by)
+        target = record.target if record.asked is None else record.asked
+        return {"plan": record, "target": target, "change": None, "need": need, "need_why": why}
 
     def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
         rows = {
@@ -198,10 +202,13 @@ class Desk:
 
         One that begins after something else that is scheduled is planned for what that leaves.
         """
-        record = self._look(self._load(), request)
+        settings = self._load()
+        record = self._look(settings, request)
         scheduled = self.store.list_requests(states=[State.SCHEDULED], service=request.service, timed=True)
         step = find_step_before(request, scheduled)
-        return record if step is None or step.target == record.current else foresee(record, request, step)
+        if step is None or step.goal == record.current:
+            return record
+        return foresee(record, request, step, settings.service(request.service).step)
 
     def approve(
         self,

@@ -8,7 +8,7 @@ request whose plan somebody has signed, or with a warrant that the command line 
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from forkyard.approvals import Approval, Kind, check_warrant, verify
 from forkyard.decisions import find_need
 from forkyard.errors import ForkyardError, NotFound, NotPermitted
 from forkyard.model import Fleet, ScalePlan, ScaleRequest
+from forkyard.plan import make_plan
 from forkyard.report import Report
 from forkyard.requests import Entry, Need, Request, State, StateChanged
 from forkyard.requests.moves import SYSTEM, finish, make_entry, send_back
@@ -49,6 +50,11 @@ class Admission:
         # A step that finds its number reached already has nothing to ask about.
         if drift is None or (self.row.kind == "later" and record.change == 0 and record.current == record.target):
             return
+        if plan.request.target != self.row.target:
+            # It was to go a part of the way to what was asked: from another fleet the same number may lead back.
+            limits = self.settings.service(self.row.service).limits
+            plan = make_plan(replace(plan.request, target=self.row.target), fleet, limits)
+            record = make_record(plan, fleet, later=approved.later, expected_seconds=approved.expected_seconds)
         self.row = send_back(self.store, self.settings, self.row, drift, record)
         text = f"{self.row.service}: {drift}. Nothing was changed; approve the new plan of {self.row.token}."
         raise SentBack(text)
@@ -157,8 +163,8 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
         row = store.get(request.id)
     except NotFound as error:
         raise NotPermitted(_refuse(store, request, run_id, "it is no request on record.")) from error
-    if (row.service, row.target) != (request.service, request.target):
-        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}."))
+    if (row.service, row.goal) != (request.service, request.target):
+        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.goal}."))
     if row.state is State.RUNNING and row.run_id == run_id:
         return Admission(store, settings, row)  # the same run once more: it looks before it makes
     if row.state not in STARTABLE:
@@ -220,11 +226,7 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
         if gone or find_approved(store, row) is None:
             text = f"{row.token}: is not part of what was approved with {approved.token}. Have it approved."
             raise NotPermitted(text)
-    elif row.plan is not None and (row.service, row.target, row.start_at) != (
-        row.plan.service,
-        row.plan.target,
-        row.plan.start_at,
-    ):
+    elif row.plan is not None and (row.service, row.start_at) != (row.plan.service, row.plan.start_at):
         text = f"{row.token}: is not what was planned: somebody changed its row. Ask again."
         raise NotPermitted(text)
     if approved.plan is None:

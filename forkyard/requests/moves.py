@@ -36,11 +36,12 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
+    number = plan.target if plan is not None else row.target
     return store.move(
         row,
         to,
         make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
-        telling=f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}",
+        telling=f"{row.service} to {number}: {why}. Approve it again to have it done now: approve {row.token}",
         plan=plan,
         plan_expires=find_expiry(store, settings, row, plan, None),
         need=need,
