@@ -161,7 +161,7 @@ class RequestSettings:
     drift: int = bounded(2, at_least=0)
     """Children by which the fleet may differ from the approved plan when the run begins."""
     late: timedelta = bounded(timedelta(minutes=5), at_least=1)
-    """A scheduled start missed by more is asked about, and never run silently."""
+    """A start missed by more, at its time or after an approval for at once, is asked about, and never run silently."""
     calendar: Path | None = None
     """The pre-sale calendar. None: presales.toml beside forkyard.toml, if it is there."""
     direct: bool = True

@@ -31,6 +31,7 @@ from forkyard.requests.moves import (
     is_followed_up,
     make_entry,
     miss_start,
+    say_missed,
     send_back,
     take_over,
 )
@@ -385,10 +386,11 @@ class Desk:
         return done
 
     def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
-        settings, start = self._load(), request.start_at
-        if start is None or now <= start + settings.requests.late:
+        settings = self._load()
+        begin = request.start_at or max((approval.at for approval in self.store.approvals(request.id)), default=now)
+        if now <= begin + settings.requests.late:
             return []
-        why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
+        why = f"{say_missed(request, begin)}: nobody began its run"
         # Without a plan it is planned next by whoever follows requests: a sweep looks at no fleet.
         return [send_back(self.store, settings, request, why, None)]
 

@@ -20,7 +20,7 @@ from forkyard.model import Fleet, ScalePlan, ScaleRequest
 from forkyard.plan import make_plan
 from forkyard.report import Report
 from forkyard.requests import Entry, Need, Request, State, StateChanged
-from forkyard.requests.moves import SYSTEM, finish, make_entry, send_back
+from forkyard.requests.moves import SYSTEM, finish, make_entry, say_missed, send_back
 from forkyard.requests.plans import PlanRecord, find_drift, find_step, make_record
 from forkyard.requests.store import Store, open_store, read_clock
 from forkyard.settings import Settings
@@ -145,7 +145,7 @@ def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) 
     Let the run of an approved request pass, and put it on record as running.
 
     Raises:
-        SentBack: its start was missed, or the service is locked.
+        SentBack: its start was missed, its approval for now is too old, or the service is locked.
         NotPermitted: no such request, another number, too early, no approval, one that is not genuine, or not enough.
         StateChanged: it is over, cancelled, or another run has begun it.
     """
@@ -173,14 +173,14 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
     if row.run_id not in {None, run_id}:
         raise NotPermitted(_refuse(store, request, run_id, "another run was started for it."))
     try:
-        find_approval(store, settings, row)
+        approval = find_approval(store, settings, row)
     except NotPermitted as error:
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
     if row.start_at is not None and store.now() < row.start_at - settings.requests.late:
         # Left where it is: an old run of a request that was moved must not undo the new one's approval.
         why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
         raise NotPermitted(_refuse(store, request, run_id, why))
-    _check_moment(store, settings, row)
+    _check_moment(store, settings, row, approval)
     entry = make_entry(row, SYSTEM, "start", decision=State.RUNNING.value, run_id=run_id)
     return Admission(store, settings, store.move(row, State.RUNNING, entry, run_id=run_id))
 
@@ -235,7 +235,8 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
     # What is needed follows from the plan, not from the row: a row is easier to change than a hash to forge.
     need, why = find_need(approved.plan, settings.service(row.service), approved.requested_by)
     text = f"{row.token}: nobody has approved it. Approve it with: approve {row.token}"
-    for approval in store.approvals(approved.id):
+    # The newest first: the same plan approved once more counts from then on.
+    for approval in reversed(store.approvals(approved.id)):
         if approval.plan_hash != approved.plan_hash:
             continue
         verify(store.key, approval, request_id=approved.id, plan_hash=approved.plan_hash)
@@ -260,15 +261,15 @@ def is_enough(approval: Approval, row: Request, need: Need) -> bool:
     return approval.kind is Kind.OTHER and approval.approver != row.requested_by
 
 
-def _check_moment(store: Store, settings: Settings, row: Request) -> None:
-    late, now = settings.requests.late, store.now()
-    held = store.locks().get(row.service)
+def _check_moment(store: Store, settings: Settings, row: Request, approval: Approval) -> None:
+    held, now = store.locks().get(row.service), store.now()
+    # What was approved to begin at once is as late as its approval is old, in whatever state somebody has put its row.
+    begin = row.start_at or approval.at
     why = ""
     if held is not None:
         why = f"the service is locked by {held.who}: {held.reason}"
-    elif row.start_at is not None and now > row.start_at + late:
-        minutes = int((now - row.start_at).total_seconds() // 60)
-        why = f"its start at {row.start_at:%Y-%m-%d %H:%M} UTC was missed by {minutes} min"
+    elif now > begin + settings.requests.late:
+        why = f"{say_missed(row, begin)} by {int((now - begin).total_seconds() // 60)} min"
     if why:
         send_back(store, settings, row, why, None)
         text = f"{row.service}: {why}. Nothing was changed; approve {row.token} again to have it done now."

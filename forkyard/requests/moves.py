@@ -54,6 +54,13 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     )
 
 
+def say_missed(row: Request, begin: datetime) -> str:
+    """Say that its run was to *begin* then: at its moment, or at once when it was approved."""
+    moment = f"{begin:%Y-%m-%d %H:%M} UTC"
+    start = f"at {moment}" if row.start_at is not None else f"at once, approved at {moment},"
+    return f"its start {start} was missed"
+
+
 def miss_start(store: Store, row: Request) -> Request:
     """Let an event that nobody approved in time go on without its start: it is asked about until its end."""
     why = f"nobody approved it before its start at {row.start_at:%Y-%m-%d %H:%M} UTC"
@@ -205,6 +212,7 @@ __all__ = [
     "is_followed_up",
     "make_entry",
     "miss_start",
+    "say_missed",
     "send_back",
     "take_over",
 ]
