@@ -59,6 +59,10 @@ WITH_RUN = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
 """States of requests whose run begins at their moment, or has begun."""
 
 
+STANDING = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING, State.SUCCEEDED, State.FAILED})
+"""States of requests whose later steps may still come; taken back, sent back or undone it takes them with it."""
+
+
 class Need(StrEnum):
     """Whose approval a plan needs."""
 
@@ -217,6 +221,7 @@ def check_move(request: Request, to: State) -> None:
 __all__ = [
     "MOVES",
     "OPEN",
+    "STANDING",
     "Entry",
     "Need",
     "Notice",

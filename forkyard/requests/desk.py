@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from forkyard.approvals import Approval, sign
@@ -23,17 +22,14 @@ from forkyard.plan import check_request
 from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import (
     SYSTEM,
-    cancel_later,
+    ask_about_missed,
     check_retry,
     check_rollback,
     find_expiry,
-    insist_unchanged,
     is_followed_up,
+    list_repeated,
     make_entry,
-    miss_start,
-    say_missed,
-    send_back,
-    take_over,
+    time_out,
 )
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import (
@@ -51,8 +47,6 @@ from forkyard.roles import LOCAL, Person, check
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_UNANSWERED = "nobody approved it in time"
 
 Look = Callable[[Settings, Request], PlanRecord]
 """Observes the fleet and plans a request (`forkyard.requests.looking.plan_now`)."""
@@ -189,9 +183,6 @@ class Desk:
         return self._await_approval(request, entry, fields)
 
     def _await_approval(self, request: Request, entry: Entry, fields: dict[str, Any]) -> Request:
-        # By one that looked for long: somebody may have approved meanwhile, and what follows is theirs.
-        insist_unchanged(self.store, request)
-        cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
             fields = {}
@@ -257,10 +248,11 @@ class Desk:
             when = f"{When(request.start_at, request.zone)}"
             scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
         steps = make_steps(request, plan, now)
-        approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
-        if steps:
-            take_over(self.store, request)
-        return approved
+        # What has steps of its own has them in place of those of what it repeats.
+        repeated = list_repeated(self.store, request) if steps else ()
+        return self.store.approve(
+            request, plan, approval, said, scheduled=scheduled, steps=steps, instead_of=tuple(repeated)
+        )
 
     def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
@@ -289,9 +281,7 @@ class Desk:
             if request.state is State.RUNNING:
                 self.store.note(replace(entry, decision="asked"))
                 return request
-            done = self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
-        cancel_later(self.store, person.id, done)
-        return done
+            return self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
 
     def retry(
         self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
@@ -337,7 +327,6 @@ class Desk:
             moved = self.store.move(
                 request, State.PLANNED, said, start_at=to.moment, zone=to.zone, run_id=None, plan=plan
             )
-        cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
     def lock(self, person: Person, service: str, reason: str, *, where: str = "", raw: str = "") -> ServiceLock:
@@ -365,34 +354,18 @@ class Desk:
 
     def sweep(self) -> list[Request]:
         """Expire what nobody approved in time, ask about starts that nobody began; returns those."""
-        now, done = self.store.now(), list[Request]()
+        done = list[Request]()
         for request in self.store.list_requests(states=[State.AWAITING, State.APPROVED, State.SCHEDULED], limit=1000):
             try:
-                if request.state is not State.AWAITING:
-                    done.extend(self._ask_about_missed(request, now))
-                elif request.plan_expires is None or now <= request.plan_expires:
-                    continue
-                elif request.origin == CALENDAR and request.start_at is not None:
-                    done.append(miss_start(self.store, request))
-                else:
-                    text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
-                    entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
-                    done.append(self.store.move(request, State.EXPIRED, entry, error=text))
+                waits = request.state is State.AWAITING
+                moved = time_out(self.store, request) if waits else ask_about_missed(self.store, self._load(), request)
+                done += [moved] if moved is not None else []
             except StateChanged:
                 continue  # approved, or begun, in this very moment
             except ForkyardError as error:
                 # Its service may be gone from forkyard.toml: the others are looked at all the same.
                 logger.warning("%s: %s", request.token, error)
         return done
-
-    def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
-        settings = self._load()
-        begin = request.start_at or max((approval.at for approval in self.store.approvals(request.id)), default=now)
-        if now <= begin + settings.requests.late:
-            return []
-        why = f"{say_missed(request, begin)}: nobody began its run"
-        # Without a plan it is planned next by whoever follows requests: a sweep looks at no fleet.
-        return [send_back(self.store, settings, request, why, None)]
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""

@@ -19,7 +19,7 @@ from forkyard.errors import ForkyardError, NotFound, NotPermitted
 from forkyard.model import Fleet, ScalePlan, ScaleRequest
 from forkyard.plan import make_plan
 from forkyard.report import Report
-from forkyard.requests import Entry, Need, Request, State, StateChanged
+from forkyard.requests import STANDING, Entry, Need, Request, State, StateChanged
 from forkyard.requests.moves import SYSTEM, finish, make_entry, say_missed, send_back
 from forkyard.requests.plans import PlanRecord, find_drift, find_step, make_record
 from forkyard.requests.store import Store, open_store, read_clock
@@ -135,9 +135,6 @@ def shorten(report: Report) -> dict[str, Any]:
 
 
 STARTABLE = frozenset({State.APPROVED, State.SCHEDULED})
-
-STANDING = STARTABLE | {State.RUNNING, State.SUCCEEDED, State.FAILED}
-"""States of a request whose later steps may still come; once it is taken back, they are too."""
 
 
 def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:

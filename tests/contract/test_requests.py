@@ -156,6 +156,23 @@ def test_a_stale_copy_cannot_change_anything(store: Store) -> None:
     assert store.get(row.id).run_id == "run-1"
 
 
+def test_a_request_that_stands_no_more_takes_along_the_later_steps_that_have_not_begun(store: Store) -> None:
+    first, _ = store.add(a_row(state=State.SCHEDULED), ENTRY)
+    step, begun, retry = (
+        store.add(a_row(state=State.SCHEDULED, parent=first.id, kind=kind), ENTRY)[0]
+        for kind in ("later", "later", "retry")
+    )
+    store.move(begun, State.RUNNING, ENTRY)
+    store.amend(step, run_id="run-1")
+    store.move(first, State.CANCELLED, replace(ENTRY, who="U2", raw="cancel it"))
+    states = [store.get(row.id).state for row in (first, step, begun, retry)]
+    assert states == [State.CANCELLED, State.CANCELLED, State.RUNNING, State.SCHEDULED]
+    said = store.read_log()[-1].entry
+    assert (said.who, said.action, said.raw, said.request_id, said.run_id) == ("U2", "cancel", "", step.id, "run-1")
+    assert said.detail == f"with {first.token}"
+    assert store.verify_log().whole
+
+
 def test_an_approval_is_kept_with_its_signature(store: Store) -> None:
     row = awaiting(store)
     approval = sign(
