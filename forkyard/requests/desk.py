@@ -23,6 +23,7 @@ from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateCha
 from forkyard.requests.moves import (
     SYSTEM,
     ask_about_missed,
+    cancel,
     check_retry,
     check_rollback,
     find_expiry,
@@ -43,7 +44,7 @@ from forkyard.requests.series import (
     shift,
 )
 from forkyard.requests.store import Store
-from forkyard.roles import LOCAL, Person, check
+from forkyard.roles import LOCAL, Person, check, may
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -276,12 +277,11 @@ class Desk:
         request = self.store.find(name)
         entry = make_entry(request, person.id, "cancel", where=where, raw=raw)
         with self._refusing(entry):
-            if person.id != request.requested_by:
+            # What somebody asked for they may stop as long as they could still ask for it.
+            own = person.id == request.requested_by and may(self._load().chatops, person, "scale", request.service)
+            if not own:
                 self._check(person, "cancel", request.service)
-            if request.state is State.RUNNING:
-                self.store.note(replace(entry, decision="asked"))
-                return request
-            return self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
+            return cancel(self.store, request, entry)
 
     def retry(
         self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""

@@ -105,6 +105,19 @@ def find_expiry(
     return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon
 
 
+def cancel(store: Store, row: Request, entry: Entry) -> Request:
+    """Take a request back, whatever it has become meanwhile; of one that runs it is only said, for its run ends it."""
+    while row.state is not State.RUNNING:
+        try:
+            return store.move(row, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
+        except StateChanged as error:
+            if error.now.version == row.version:
+                raise  # it is over
+            row = error.now
+    store.note(replace(entry, decision="asked", run_id=row.run_id))
+    return row
+
+
 def cancel_later(store: Store, who: str, request: Request) -> None:
     """Take back the later steps of a request: an approval of its next plan makes them anew."""
     for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
@@ -203,6 +216,7 @@ def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # 
 __all__ = [
     "SYSTEM",
     "ask_about_missed",
+    "cancel",
     "cancel_later",
     "check_retry",
     "check_rollback",
