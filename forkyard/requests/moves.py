@@ -175,7 +175,7 @@ def has_run(store: Store, row: Request) -> bool:
     if row.state is State.RUNNING or row.result is not None:
         return True
     # A run that was killed leaves no report, but the log has that it began.
-    said = [logged.entry for logged in reversed(store.read_log(about=row.id, limit=1000))]
+    said = [logged.entry for logged in reversed(store.read_log(request_id=row.id, limit=1000))]
     marks = (e.action for e in said if e.action == "send back" or (e.action, e.decision) == _BEGUN)
     return next(marks, "") == "start"
 

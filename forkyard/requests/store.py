@@ -237,10 +237,17 @@ class Store:
         with self._write() as connection:
             self._log(connection, entry)
 
-    def read_log(self, *, about: str | None = None, since: datetime | None = None, limit: int = 50) -> list[log.Logged]:
-        """The audit log's newest entries, oldest first."""
+    def read_log(
+        self,
+        *,
+        request_id: str | None = None,
+        about: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[log.Logged]:
+        """The audit log's newest entries, oldest first (`forkyard.requests.audit.read`)."""
         with self._read() as connection:
-            return log.read(connection, about=about, since=since, limit=limit)
+            return log.read(connection, request_id=request_id, about=about, since=since, limit=limit)
 
     def verify_log(self, *, expected: str | None = None) -> log.Verdict:
         """Whether the audit log is whole."""

@@ -223,6 +223,8 @@ def test_the_log_is_read_by_service_request_and_person(store: Store) -> None:
     assert [logged.entry.who for logged in store.read_log(about="game")] == ["U0", "U1", "U2"]
     assert [logged.entry.who for logged in store.read_log(about="@U1")] == ["U1"]
     assert [logged.entry.who for logged in store.read_log(about="abcd2")] == ["U2"]
+    assert [logged.entry.who for logged in store.read_log(request_id="abcd2")] == ["U2"]
+    assert store.read_log(request_id="abcd") == []
     assert store.read_log(since=datetime.now(UTC) + timedelta(hours=1)) == []
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
@@ -20,7 +20,7 @@ from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests import tables as t
 from forkyard.requests.gate import RecordedGate, admit
 from forkyard.requests.looking import to_scale_request
-from forkyard.requests.moves import SYSTEM, finish, make_entry
+from forkyard.requests.moves import SYSTEM, finish, has_run, make_entry
 from forkyard.settings import ChatopsSettings
 from tasks.work import Work
 from tests.flows.office import APPROVER, ASKER, NOBODY, RUN, Office, furnished
@@ -296,6 +296,18 @@ def test_what_was_killed_while_it_ran_can_be_rolled_back(office: Office) -> None
     begun = admit(office.store, office.settings, to_scale_request(first), RUN).row
     finish(office.store, begun, State.FAILED, make_entry(begun, SYSTEM, "finish", detail="killed"), None)
     assert office.desk.rollback(ASKER, first.token)[0].target == 0
+
+
+def test_whether_a_request_ran_is_found_by_an_index_however_long_the_log_is(office: Office) -> None:
+    asked = list[tuple[str, object]]()
+    row = office.ask(4)
+    engine = office.store._engine  # noqa: SLF001 - what is sent to the database
+    event.listen(engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    assert not has_run(office.store, row)
+    ((statement, values),) = [found for found in asked if "FROM audit" in found[0]]
+    with engine.connect() as connection:
+        (step,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).mappings()  # type: ignore[arg-type]
+    assert "USING INDEX ix_audit_request_id" in step["detail"]
 
 
 def test_what_still_waits_for_approval_is_not_asked_for_once_more(office: Office) -> None:
