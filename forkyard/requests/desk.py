@@ -125,8 +125,8 @@ class Desk:
         record = judged["plan"]
         if self._is_done(request, record):
             entry = make_entry(request, SYSTEM, "plan", decision=State.SUCCEEDED.value, plan_hash=record.hash)
-            fields = {"plan": record, "target": record.target, "change": None}
-            return self.store.move(request, State.SUCCEEDED, replace(entry, detail="nothing to do"), **fields)
+            said = replace(entry, detail="nothing to do")
+            return self.store.move(request, State.SUCCEEDED, said, plan=record, target=record.target, change=None)
         fields = {
             **judged,
             "plan_expires": find_expiry(self.store, settings, request, record, request.start_at),
