@@ -216,7 +216,7 @@ class ServiceSettings:
     minimum: int = bounded(0, at_least=0)
     maximum: int = bounded(16, at_least=1)
     step: int = bounded(200, at_least=1)
-    """Most children that one request makes or retires."""
+    """Most children that one request makes or retires; of more it does a part."""
     memory_mib: int = bounded(768, at_least=64)
     """RAM of the parent and so of each child."""
     fork_timeout: timedelta = bounded(timedelta(seconds=30), above=0, at_most=_DAY)
