@@ -255,6 +255,7 @@ def request_shape(request: Request) -> dict[str, object]:
         "reason": request.reason,
         "start_at": request.start_at.isoformat() if request.start_at else None,
         "now": plan.current if plan else None,
+        "then": plan.target if plan else None,
         "forks": plan.forks if plan else None,
         "retires": plan.retires if plan else None,
         "later": [[at.isoformat(), number] for at, number in plan.later] if plan else [],

@@ -1,7 +1,6 @@
 """The deployment `reap`: the core's reaper as a flow, so that its runs and findings can be seen in the Prefect UI."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -25,9 +24,9 @@ def _run_name() -> str:
 
 
 @flow(name="reap", flow_run_name=_run_name, persist_result=False)
-def reap_service(service: str, *, dry_run: bool = False, config: str | None = None) -> State[Any] | dict[str, object]:
+def reap_service(service: str, *, dry_run: bool = False) -> State[Any] | dict[str, object]:
     """Destroy what nobody owns: seen twice, stamped, and while no request works on the service."""
-    settings = load_settings(Path(config) if config else None)
+    settings = load_settings()
     holder = make_holder(str(flow_run.id), who="reap", reason="sweep")
     with open_world(settings, service) as world:
         try:

@@ -2,7 +2,6 @@
 
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -11,7 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.executors import MOST_THREADS, Executor, PrefectExecutor
+from flows.executors import MOST_THREADS, PrefectExecutor
 from flows.publish import publish, publishing_progress
 from flows.runbook import scale_fleet
 from forkyard.errors import ForkyardError
@@ -19,7 +18,7 @@ from forkyard.model import ScaleRequest
 from forkyard.names import make_token
 from forkyard.report import Journal, Report, report_to_json
 from forkyard.requests.gate import RecordedGate
-from forkyard.settings import Settings, load_settings
+from forkyard.settings import load_settings
 from forkyard.world import World, open_world
 from tasks.parents import start_ahead
 from tasks.work import Gate, Work
@@ -53,13 +52,13 @@ def scale(
     *,
     dry_run: bool = False,
     warrant: str = "",
-    config: str | None = None,
 ) -> State[Any] | dict[str, object]:
     """
     Bring *service* to *target* children that serve: an absolute number, so that repeating it is harmless.
 
     Refused unless the request was approved, or carries the *warrant* of this machine's command line: that somebody
-    could begin, resume or repeat this run proves nothing.
+    could begin, resume or repeat this run proves nothing. For the same reason no parameter names a forkyard.toml: with
+    the file comes where the key is, and to whom it would be sent.
     """
     request = ScaleRequest(
         id=request_id or str(flow_run.id),
@@ -70,7 +69,7 @@ def scale(
         reason=reason,
         dry_run=dry_run,
     )
-    settings = load_settings(Path(config) if config else None)
+    settings = load_settings()
     gate = RecordedGate(settings, request, run_id=str(flow_run.id or ""), warrant=warrant)
     with open_world(settings, service) as world, gate:
         return scale_with(world, request, gate)
@@ -96,11 +95,3 @@ def conclude(report: Report, error: BaseException | None) -> State[Any] | dict[s
     if not report.ok:
         return Failed(message=report.message)
     return report_to_json(report)
-
-
-def scale_directly(
-    settings: Settings, request: ScaleRequest, executor: Executor
-) -> tuple[Report, BaseException | None]:
-    """Carry out the request without Prefect."""
-    with open_world(settings, request.service) as world, executor:
-        return scale_fleet(Work(world, request, Journal(datetime.now(UTC))), executor)

@@ -34,7 +34,7 @@ FLOWS = {"scale": "flows.scale:scale", "reap": "flows.reap:reap_service"}
 """By deployment (and flow) name: where the flow is found."""
 
 
-async def serve(settings: "Settings", config: Path | None, ready: Path | None) -> None:
+async def serve(settings: "Settings", ready: Path | None) -> None:
     """Register the deployments, touch *ready*, and run what is scheduled, until ended by a signal."""
     from flows.reap import reap_service  # noqa: PLC0415 - see above, as for all in here
     from flows.runs import Runs  # noqa: PLC0415
@@ -44,7 +44,6 @@ async def serve(settings: "Settings", config: Path | None, ready: Path | None) -
 
     api = Runs(settings.prefect.api_url)
     wait_for(lambda: api.is_up() or None, what="the Prefect server", timeout=SERVER_UP)
-    parameters = {"config": str(config)} if config else {}
     runner = WarmRunner(
         FLOWS,
         hypervisors={service.hypervisor for service in settings.services.values()},
@@ -57,7 +56,7 @@ async def serve(settings: "Settings", config: Path | None, ready: Path | None) -
     schedules = [_sweep(service) for service in sorted(settings.services)]
     for found, when in ((scale, []), (reap_service, schedules)):
         deployment = await found.ato_deployment(
-            name=found.name, parameters=parameters, tags=["forkyard"], schedules=when, description=found.description
+            name=found.name, tags=["forkyard"], schedules=when, description=found.description
         )
         await runner.aadd_deployment(deployment)
     await runner.start()
@@ -84,7 +83,7 @@ def make_environment(settings: "Settings") -> dict[str, str]:
 
 def main() -> None:
     """Serve what forkyard.toml describes; arguments: a file to touch when ready, and forkyard.toml's path."""
-    from forkyard.settings import load_settings  # noqa: PLC0415
+    from forkyard.settings import CONFIG_VARIABLE, load_settings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO)
     # A line for each look for runs would be all that the log has.
@@ -93,7 +92,10 @@ def main() -> None:
     settings = load_settings(config)
     # Before anything of Prefect is imported: it reads its settings from there, once, and so do the runs' processes.
     os.environ.update(make_environment(settings))  # noqa: TID251 - Prefect's settings, not ours
-    asyncio.run(serve(settings, config, ready))
+    if config is not None:
+        # Whoever can begin a run in the workflow server must not choose by which file it goes.
+        os.environ[CONFIG_VARIABLE] = str(config)  # noqa: TID251 - for the runs' processes, which read it as any command
+    asyncio.run(serve(settings, ready))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ class Kind(StrEnum):
     OTHER = "another person"
     BREAK_GLASS = "break-glass"  # nobody else could be waited for; the reason says why
     DIRECT = "direct"  # whoever can read the key, at this machine's command line
-    CALENDAR = "calendar"  # the end of an event, approved with its start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,7 +161,7 @@ class RequestSettings:
     drift: int = bounded(2, at_least=0)
     """Children by which the fleet may differ from the approved plan when the run begins."""
     late: timedelta = bounded(timedelta(minutes=5), at_least=1)
-    """A scheduled start missed by more is asked about, and never run silently."""
+    """A start missed by more, at its time or after an approval for at once, is asked about, and never run silently."""
     calendar: Path | None = None
     """The pre-sale calendar, which must be there then. None: presales.toml beside forkyard.toml, if it is there."""
     direct: bool = True
@@ -216,7 +216,7 @@ class ServiceSettings:
     minimum: int = bounded(0, at_least=0)
     maximum: int = bounded(16, at_least=1)
     step: int = bounded(200, at_least=1)
-    """Most children that one request makes or retires."""
+    """Most children that one request makes or retires; of more it does a part."""
     memory_mib: int = bounded(768, at_least=64)
     """RAM of the parent and so of each child."""
     fork_timeout: timedelta = bounded(timedelta(seconds=30), above=0, at_most=_DAY)

@@ -59,6 +59,10 @@ WITH_RUN = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING})
 """States of requests whose run begins at their moment, or has begun."""
 
 
+STANDING = frozenset({State.APPROVED, State.SCHEDULED, State.RUNNING, State.SUCCEEDED, State.FAILED})
+"""States of requests whose later steps may still come; taken back, sent back or undone it takes them with it."""
+
+
 class Need(StrEnum):
     """Whose approval a plan needs."""
 
@@ -72,11 +76,11 @@ class Request:
 
     id: str
     version: int = 0
-    """Counts moves; a button of an older version is stale."""
+    """Counts changes: whoever has read an older one changes nothing."""
     state: State = State.DRAFTED
     service: str
     target: int
-    """Absolute; for a change only once it is planned."""
+    """Absolute, as it was asked for; for a change only once it is planned."""
     change: int | None = None
     """So many more or fewer were asked for; resolved into *target* when it is first planned, and None from then on."""
     requested_by: str
@@ -88,8 +92,6 @@ class Request:
     """What was typed, as it came."""
     reason: str = ""
     channel: str = ""
-    message: str = ""
-    """The id of its message in the channel: all that is needed to go on editing it."""
     start_at: datetime | None = None
     """None: as soon as it is approved."""
     hold_seconds: int | None = None
@@ -123,6 +125,12 @@ class Request:
     def plan_hash(self) -> str:
         """The plan's hash, or nothing."""
         return self.plan.hash if self.plan is not None else ""
+
+    @property
+    def goal(self) -> int:
+        """What its run goes to: as planned, which may be only part of the way to *target* (services.NAME.step)."""
+        # What follows a request has no plan of its own that anybody could have approved.
+        return self.plan.target if self.plan is not None and self.kind != "later" else self.target
 
     @property
     def count_before(self) -> int | None:
@@ -213,6 +221,7 @@ def check_move(request: Request, to: State) -> None:
 __all__ = [
     "MOVES",
     "OPEN",
+    "STANDING",
     "Entry",
     "Need",
     "Notice",

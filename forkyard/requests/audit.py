@@ -65,12 +65,19 @@ def append(connection: Connection, key: bytes, entry: Entry, at: datetime) -> No
 def read(
     connection: Connection,
     *,
+    request_id: str | None = None,
     about: str | None = None,
     since: datetime | None = None,
     limit: int = 50,
 ) -> list[Logged]:
-    """The newest entries, oldest first; *about* is a service, a request's id or its beginning, or a person's id."""
+    """
+    The newest entries, oldest first: of one request, which an index finds, or *about* what a person would type.
+
+    That is a service, a request's id or its beginning, or a person's id, for which the whole log is looked through.
+    """
     query = select(audit).order_by(audit.c.seq.desc()).limit(limit)
+    if request_id is not None:
+        query = query.where(audit.c.request_id == request_id)
     if about is not None:
         name = about.removeprefix("@")
         starts = audit.c.request_id.startswith(name, autoescape=True)

@@ -30,10 +30,10 @@ from forkyard.presales import (
     list_occurrences,
     plan_steps,
 )
-from forkyard.requests import Notice, Request, State, StateChanged
+from forkyard.requests import STANDING, Notice, Request, State, StateChanged
 from forkyard.requests.desk import Desk
-from forkyard.requests.gate import STANDING, find_approval, find_approved
-from forkyard.requests.moves import SYSTEM, cancel_later, make_entry
+from forkyard.requests.gate import find_approval, find_approved
+from forkyard.requests.moves import SYSTEM, make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import catch_up
 from forkyard.settings import Settings
@@ -225,7 +225,6 @@ def _take_back(desk: Desk, calendar: Calendar, keys: Mapping[str, Occurrence], n
             moved = desk.store.move(row, State.CANCELLED, entry, telling=text, error=why, **freed)
         except StateChanged:
             continue  # it began in this moment, or went with its first step
-        cancel_later(desk.store, SYSTEM, moved)
         yield Notice(moved, text)
 
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from forkyard.approvals import Approval, sign
@@ -23,20 +22,20 @@ from forkyard.plan import check_request
 from forkyard.requests import OPEN, Entry, Request, ServiceLock, State, StateChanged
 from forkyard.requests.moves import (
     SYSTEM,
-    cancel_later,
+    ask_about_missed,
+    cancel,
     check_retry,
     check_rollback,
     find_expiry,
-    insist_unchanged,
     is_followed_up,
+    list_repeated,
     make_entry,
-    miss_start,
-    send_back,
-    take_over,
+    time_out,
 )
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import (
     count_from,
+    explain_large,
     find_conflicts,
     find_step_before,
     foresee,
@@ -45,12 +44,10 @@ from forkyard.requests.series import (
     shift,
 )
 from forkyard.requests.store import Store
-from forkyard.roles import LOCAL, Person, check
+from forkyard.roles import LOCAL, Person, check, may
 from forkyard.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_UNANSWERED = "nobody approved it in time"
 
 Look = Callable[[Settings, Request], PlanRecord]
 """Observes the fleet and plans a request (`forkyard.requests.looking.plan_now`)."""
@@ -158,9 +155,12 @@ class Desk:
 
     def _judge(self, settings: Settings, request: Request, record: PlanRecord) -> dict[str, Any]:
         """What a plan says about the request that it is made for."""
-        record = replace(record, notes=(*record.notes, *self._find_conflicts(request, record)))
-        need, why = find_need(record, settings.service(request.service), request.requested_by)
-        return {"plan": record, "target": record.target, "change": None, "need": need, "need_why": why}
+        policy = settings.service(request.service)
+        notes = (*explain_large(record, policy.step), *self._find_conflicts(request, record))
+        record = replace(record, notes=(*record.notes, *notes))
+        need, why = find_need(record, policy, request.requested_by)
+        target = record.target if record.asked is None else record.asked
+        return {"plan": record, "target": target, "change": None, "need": need, "need_why": why}
 
     def _find_conflicts(self, request: Request, record: PlanRecord) -> list[str]:
         rows = {
@@ -184,9 +184,6 @@ class Desk:
         return self._await_approval(request, entry, fields)
 
     def _await_approval(self, request: Request, entry: Entry, fields: dict[str, Any]) -> Request:
-        # By one that looked for long: somebody may have approved meanwhile, and what follows is theirs.
-        insist_unchanged(self.store, request)
-        cancel_later(self.store, SYSTEM, request)
         if State.AWAITING is request.state or State.DRAFTED is request.state:
             request = self.store.move(request, State.PLANNED, replace(entry, decision=State.PLANNED.value), **fields)
             fields = {}
@@ -198,10 +195,13 @@ class Desk:
 
         One that begins after something else that is scheduled is planned for what that leaves.
         """
-        record = self._look(self._load(), request)
+        settings = self._load()
+        record = self._look(settings, request)
         scheduled = self.store.list_requests(states=[State.SCHEDULED], service=request.service, timed=True)
         step = find_step_before(request, scheduled)
-        return record if step is None or step.target == record.current else foresee(record, request, step)
+        if step is None or step.goal == record.current:
+            return record
+        return foresee(record, request, step, settings.service(request.service).step)
 
     def approve(
         self,
@@ -249,10 +249,11 @@ class Desk:
             when = f"{When(request.start_at, request.zone)}"
             scheduled = make_entry(request, SYSTEM, "schedule", decision=State.SCHEDULED.value, detail=when)
         steps = make_steps(request, plan, now)
-        approved = self.store.approve(request, plan, approval, said, scheduled=scheduled, steps=steps)
-        if steps:
-            take_over(self.store, request)
-        return approved
+        # What has steps of its own has them in place of those of what it repeats.
+        repeated = list_repeated(self.store, request) if steps else ()
+        return self.store.approve(
+            request, plan, approval, said, scheduled=scheduled, steps=steps, instead_of=tuple(repeated)
+        )
 
     def deny(self, person: Person, name: str, reason: str, *, where: str = "", raw: str = "") -> Request:
         """Say no; raises as `approve`."""
@@ -276,14 +277,11 @@ class Desk:
         request = self.store.find(name)
         entry = make_entry(request, person.id, "cancel", where=where, raw=raw)
         with self._refusing(entry):
-            if person.id != request.requested_by:
+            # What somebody asked for they may stop as long as they could still ask for it.
+            own = person.id == request.requested_by and may(self._load().chatops, person, "scale", request.service)
+            if not own:
                 self._check(person, "cancel", request.service)
-            if request.state is State.RUNNING:
-                self.store.note(replace(entry, decision="asked"))
-                return request
-            done = self.store.move(request, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
-        cancel_later(self.store, person.id, done)
-        return done
+            return cancel(self.store, request, entry)
 
     def retry(
         self, person: Person, name: str, *, where: str = "", delivery: str | None = None, raw: str = ""
@@ -329,7 +327,6 @@ class Desk:
             moved = self.store.move(
                 request, State.PLANNED, said, start_at=to.moment, zone=to.zone, run_id=None, plan=plan
             )
-        cancel_later(self.store, person.id, moved)
         return self.plan(moved)
 
     def lock(self, person: Person, service: str, reason: str, *, where: str = "", raw: str = "") -> ServiceLock:
@@ -357,33 +354,18 @@ class Desk:
 
     def sweep(self) -> list[Request]:
         """Expire what nobody approved in time, ask about starts that nobody began; returns those."""
-        now, done = self.store.now(), list[Request]()
+        done = list[Request]()
         for request in self.store.list_requests(states=[State.AWAITING, State.APPROVED, State.SCHEDULED], limit=1000):
             try:
-                if request.state is not State.AWAITING:
-                    done.extend(self._ask_about_missed(request, now))
-                elif request.plan_expires is None or now <= request.plan_expires:
-                    continue
-                elif request.origin == CALENDAR and request.start_at is not None:
-                    done.append(miss_start(self.store, request))
-                else:
-                    text = f"could not be planned in time: {request.error}" if request.unplanned else _UNANSWERED
-                    entry = make_entry(request, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
-                    done.append(self.store.move(request, State.EXPIRED, entry, error=text))
+                waits = request.state is State.AWAITING
+                moved = time_out(self.store, request) if waits else ask_about_missed(self.store, self._load(), request)
+                done += [moved] if moved is not None else []
             except StateChanged:
                 continue  # approved, or begun, in this very moment
             except ForkyardError as error:
                 # Its service may be gone from forkyard.toml: the others are looked at all the same.
                 logger.warning("%s: %s", request.token, error)
         return done
-
-    def _ask_about_missed(self, request: Request, now: datetime) -> list[Request]:
-        settings, start = self._load(), request.start_at
-        if start is None or now <= start + settings.requests.late:
-            return []
-        why = f"its start at {start:%Y-%m-%d %H:%M} UTC was missed: nobody began its run"
-        # Without a plan it is planned next by whoever follows requests: a sweep looks at no fleet.
-        return [send_back(self.store, settings, request, why, None)]
 
     def due(self) -> list[Request]:
         """Those that want a run and have none: approved ones now, scheduled ones at their time."""

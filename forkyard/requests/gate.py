@@ -8,7 +8,7 @@ request whose plan somebody has signed, or with a warrant that the command line 
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +17,10 @@ from forkyard.approvals import Approval, Kind, check_warrant, verify
 from forkyard.decisions import find_need
 from forkyard.errors import ForkyardError, NotFound, NotPermitted
 from forkyard.model import Fleet, ScalePlan, ScaleRequest
+from forkyard.plan import make_plan
 from forkyard.report import Report
-from forkyard.requests import Entry, Need, Request, State, StateChanged
-from forkyard.requests.moves import SYSTEM, finish, make_entry, send_back
+from forkyard.requests import STANDING, Entry, Need, Request, State, StateChanged
+from forkyard.requests.moves import SYSTEM, finish, make_entry, say_missed, send_back
 from forkyard.requests.plans import PlanRecord, find_drift, find_step, make_record
 from forkyard.requests.store import Store, open_store, read_clock
 from forkyard.settings import Settings
@@ -49,13 +50,18 @@ class Admission:
         # A step that finds its number reached already has nothing to ask about.
         if drift is None or (self.row.kind == "later" and record.change == 0 and record.current == record.target):
             return
+        if plan.request.target != self.row.target:
+            # It was to go a part of the way to what was asked: from another fleet the same number may lead back.
+            limits = self.settings.service(self.row.service).limits
+            plan = make_plan(replace(plan.request, target=self.row.target), fleet, limits)
+            record = make_record(plan, fleet, later=approved.later, expected_seconds=approved.expected_seconds)
         self.row = send_back(self.store, self.settings, self.row, drift, record)
         text = f"{self.row.service}: {drift}. Nothing was changed; approve the new plan of {self.row.token}."
         raise SentBack(text)
 
     def finish(self, report: Report, error: BaseException | None) -> None:
         """Put on record how the run ended; one that was sent back is left where it is."""
-        row = self.store.get(self.row.id)  # the bot may have noted its message meanwhile
+        row = self.store.get(self.row.id)  # somebody may have settled it meanwhile
         if row.state is not State.RUNNING:
             return
         stopped = error is not None and not isinstance(error, Exception)  # Ctrl-C, or Prefect's cancelling
@@ -130,16 +136,13 @@ def shorten(report: Report) -> dict[str, Any]:
 
 STARTABLE = frozenset({State.APPROVED, State.SCHEDULED})
 
-STANDING = STARTABLE | {State.RUNNING, State.SUCCEEDED, State.FAILED}
-"""States of a request whose later steps may still come; once it is taken back, they are too."""
-
 
 def admit(store: Store, settings: Settings, request: ScaleRequest, run_id: str) -> Admission:
     """
     Let the run of an approved request pass, and put it on record as running.
 
     Raises:
-        SentBack: its start was missed, or the service is locked.
+        SentBack: its start was missed, its approval for now is too old, or the service is locked.
         NotPermitted: no such request, another number, too early, no approval, one that is not genuine, or not enough.
         StateChanged: it is over, cancelled, or another run has begun it.
     """
@@ -157,8 +160,8 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
         row = store.get(request.id)
     except NotFound as error:
         raise NotPermitted(_refuse(store, request, run_id, "it is no request on record.")) from error
-    if (row.service, row.target) != (request.service, request.target):
-        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.target}."))
+    if (row.service, row.goal) != (request.service, request.target):
+        raise NotPermitted(_refuse(store, request, run_id, f"the request is for {row.service} to {row.goal}."))
     if row.state is State.RUNNING and row.run_id == run_id:
         return Admission(store, settings, row)  # the same run once more: it looks before it makes
     if row.state not in STARTABLE:
@@ -167,14 +170,14 @@ def _admit_once(store: Store, settings: Settings, request: ScaleRequest, run_id:
     if row.run_id not in {None, run_id}:
         raise NotPermitted(_refuse(store, request, run_id, "another run was started for it."))
     try:
-        find_approval(store, settings, row)
+        approval = find_approval(store, settings, row)
     except NotPermitted as error:
         raise NotPermitted(_refuse(store, request, run_id, str(error))) from error
     if row.start_at is not None and store.now() < row.start_at - settings.requests.late:
         # Left where it is: an old run of a request that was moved must not undo the new one's approval.
         why = f"its start is only at {row.start_at:%Y-%m-%d %H:%M} UTC."
         raise NotPermitted(_refuse(store, request, run_id, why))
-    _check_moment(store, settings, row)
+    _check_moment(store, settings, row, approval)
     entry = make_entry(row, SYSTEM, "start", decision=State.RUNNING.value, run_id=run_id)
     return Admission(store, settings, store.move(row, State.RUNNING, entry, run_id=run_id))
 
@@ -220,11 +223,7 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
         if gone or find_approved(store, row) is None:
             text = f"{row.token}: is not part of what was approved with {approved.token}. Have it approved."
             raise NotPermitted(text)
-    elif row.plan is not None and (row.service, row.target, row.start_at) != (
-        row.plan.service,
-        row.plan.target,
-        row.plan.start_at,
-    ):
+    elif row.plan is not None and (row.service, row.start_at) != (row.plan.service, row.plan.start_at):
         text = f"{row.token}: is not what was planned: somebody changed its row. Ask again."
         raise NotPermitted(text)
     if approved.plan is None:
@@ -233,7 +232,8 @@ def find_approval(store: Store, settings: Settings, row: Request) -> Approval:
     # What is needed follows from the plan, not from the row: a row is easier to change than a hash to forge.
     need, why = find_need(approved.plan, settings.service(row.service), approved.requested_by)
     text = f"{row.token}: nobody has approved it. Approve it with: approve {row.token}"
-    for approval in store.approvals(approved.id):
+    # The newest first: the same plan approved once more counts from then on.
+    for approval in reversed(store.approvals(approved.id)):
         if approval.plan_hash != approved.plan_hash:
             continue
         verify(store.key, approval, request_id=approved.id, plan_hash=approved.plan_hash)
@@ -258,15 +258,15 @@ def is_enough(approval: Approval, row: Request, need: Need) -> bool:
     return approval.kind is Kind.OTHER and approval.approver != row.requested_by
 
 
-def _check_moment(store: Store, settings: Settings, row: Request) -> None:
-    late, now = settings.requests.late, store.now()
-    held = store.locks().get(row.service)
+def _check_moment(store: Store, settings: Settings, row: Request, approval: Approval) -> None:
+    held, now = store.locks().get(row.service), store.now()
+    # What was approved to begin at once is as late as its approval is old, in whatever state somebody has put its row.
+    begin = row.start_at or approval.at
     why = ""
     if held is not None:
         why = f"the service is locked by {held.who}: {held.reason}"
-    elif row.start_at is not None and now > row.start_at + late:
-        minutes = int((now - row.start_at).total_seconds() // 60)
-        why = f"its start at {row.start_at:%Y-%m-%d %H:%M} UTC was missed by {minutes} min"
+    elif now > begin + settings.requests.late:
+        why = f"{say_missed(row, begin)} by {int((now - begin).total_seconds() // 60)} min"
     if why:
         send_back(store, settings, row, why, None)
         text = f"{row.service}: {why}. Nothing was changed; approve {row.token} again to have it done now."

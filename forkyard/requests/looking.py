@@ -37,7 +37,7 @@ def plan_now(
     with opening(settings, request.service) as world:
         fleet = observe_fleet(world)
         connections = world.balancer.active_connections(request.service) if fleet.children else {}
-        asked = to_scale_request(request)
+        asked = replace(to_scale_request(request), target=request.target)
         if request.change is not None:
             asked = replace(asked, target=max(0, _count(asked, fleet, world) + request.change))
         check_request(asked, world.policy.limits)
@@ -56,11 +56,11 @@ def plan_now(
 
 
 def to_scale_request(request: Request, *, dry_run: bool = False) -> ScaleRequest:
-    """What the planner and the flow are asked."""
+    """What the flow is asked."""
     return ScaleRequest(
         id=request.id,
         service=request.service,
-        target=request.target,
+        target=request.goal,
         requested_by=request.requested_by,
         requested_at=request.requested_at,
         reason=request.reason,

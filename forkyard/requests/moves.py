@@ -1,7 +1,7 @@
 """
-Moves that take other rows along: sent back, taken back, ended, each with the later steps that belong to a request.
+Moves with what belongs to them: sent back, missed, ended, and which may be repeated or undone.
 
-The store moves one row at a time; what such a move means for the rows that hang on it is decided here.
+The later steps of a request that stands no more go with it in the store's own transaction.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 from forkyard.decisions import CALENDAR, find_need
 from forkyard.errors import InvalidRequest
-from forkyard.requests import WITH_RUN, Entry, Need, Request, State, StateChanged
+from forkyard.requests import MOVES, WITH_RUN, Entry, Need, Request, State, StateChanged
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store
 from forkyard.settings import Settings
@@ -32,15 +32,14 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     need, need_why = Need.OTHER, why
     if plan is not None:
         need, need_why = find_need(plan, settings.service(row.service), row.requested_by)
-    insist_unchanged(store, row)
-    cancel_later(store, SYSTEM, row)
     # Without a plan (a step of a calendar has its parent's) it must be planned first.
     to = State.AWAITING if plan is not None else State.PLANNED
+    number = plan.target if plan is not None else row.target
     return store.move(
         row,
         to,
         make_entry(row, SYSTEM, "send back", decision=to.value, detail=why),
-        telling=f"{row.service} to {row.target}: {why}. Approve it again to have it done now: approve {row.token}",
+        telling=f"{row.service} to {number}: {why}. Approve it again to have it done now: approve {row.token}",
         plan=plan,
         plan_expires=find_expiry(store, settings, row, plan, None),
         need=need,
@@ -53,7 +52,35 @@ def send_back(store: Store, settings: Settings, row: Request, why: str, record: 
     )
 
 
-def miss_start(store: Store, row: Request) -> Request:
+def say_missed(row: Request, begin: datetime) -> str:
+    """Say that its run was to *begin* then: at its moment, or at once when it was approved."""
+    moment = f"{begin:%Y-%m-%d %H:%M} UTC"
+    start = f"at {moment}" if row.start_at is not None else f"at once, approved at {moment},"
+    return f"its start {start} was missed"
+
+
+def ask_about_missed(store: Store, settings: Settings, row: Request) -> Request | None:
+    """Send back what is approved and was to begin so long ago that its run comes too late; None: it is not."""
+    now = store.now()
+    begin = row.start_at or max((approval.at for approval in store.approvals(row.id)), default=now)
+    if now <= begin + settings.requests.late:
+        return None
+    # Without a plan it is planned next by whoever follows requests: nobody looks at a fleet here.
+    return send_back(store, settings, row, f"{say_missed(row, begin)}: nobody began its run", None)
+
+
+def time_out(store: Store, row: Request) -> Request | None:
+    """End the waiting of what nobody approved in time; None: it may still be approved."""
+    if row.plan_expires is None or store.now() <= row.plan_expires:
+        return None
+    if row.origin == CALENDAR and row.start_at is not None:
+        return _miss_start(store, row)
+    text = f"could not be planned in time: {row.error}" if row.unplanned else "nobody approved it in time"
+    entry = make_entry(row, SYSTEM, "expire", decision=State.EXPIRED.value, detail=text)
+    return store.move(row, State.EXPIRED, entry, error=text)
+
+
+def _miss_start(store: Store, row: Request) -> Request:
     """Let an event that nobody approved in time go on without its start: it is asked about until its end."""
     why = f"nobody approved it before its start at {row.start_at:%Y-%m-%d %H:%M} UTC"
     entry = make_entry(row, SYSTEM, "miss", decision=State.PLANNED.value, detail=why)
@@ -79,47 +106,30 @@ def find_expiry(
     return max(followed.later[-1][0], soon) if followed is not None and followed.later else soon
 
 
-def insist_unchanged(store: Store, row: Request) -> None:
-    """Raise StateChanged when somebody has moved the row since it was read."""
-    now = store.get(row.id)
-    if now.version != row.version:
-        raise StateChanged(now)
-
-
-def cancel_later(store: Store, who: str, request: Request) -> None:
-    """Take back the later steps of a request: an approval of its next plan makes them anew."""
-    for step in store.list_requests(parent=request.id, states=[State.SCHEDULED]):
-        if step.kind == "later":
-            detail = f"with {request.token}"
-            _take_back(store, step, make_entry(step, who, "cancel", decision=State.CANCELLED.value, detail=detail))
-
-
-def _take_back(store: Store, step: Request, entry: Entry) -> None:
-    # Its run's id may be written into the row at this very moment; one that has begun is left to its run.
-    while step.state is State.SCHEDULED:
+def cancel(store: Store, row: Request, entry: Entry) -> Request:
+    """Take a request back, whatever it has become meanwhile; of one that runs it is only said, for its run ends it."""
+    while row.state is not State.RUNNING:
         try:
-            step = store.move(step, State.CANCELLED, entry)
+            return store.move(row, State.CANCELLED, replace(entry, decision=State.CANCELLED.value))
         except StateChanged as error:
-            step = error.now
-
-
-def take_over(store: Store, request: Request) -> None:
-    """Take back what was to follow the requests that *request* repeats: it has steps of its own."""
-    for repeated in _list_repeated(store, request):
-        cancel_later(store, SYSTEM, repeated)
+            if error.now.version == row.version:
+                raise  # it is over
+            row = error.now
+    store.note(replace(entry, decision="asked", run_id=row.run_id))
+    return row
 
 
 def is_followed_up(store: Store, request: Request) -> bool:
     """Whether what was to follow a request, or those that it repeats, is done or being done."""
     steps = (
         step
-        for row in (request, *_list_repeated(store, request))
+        for row in (request, *list_repeated(store, request))
         for step in store.list_requests(parent=row.id, states=_FOLLOWED)
     )
     return any(step.kind == "later" for step in steps)
 
 
-def _list_repeated(store: Store, request: Request) -> Iterator[Request]:
+def list_repeated(store: Store, request: Request) -> Iterator[Request]:
     """The request that this one repeats, the one that that one repeats, and so on."""
     while request.kind == "retry" and request.parent is not None:
         request = store.get(request.parent)
@@ -127,26 +137,21 @@ def _list_repeated(store: Store, request: Request) -> Iterator[Request]:
 
 
 def finish(store: Store, row: Request, state: State, entry: Entry, result: Mapping[str, Any] | None) -> Request:
-    """Move a running request to its end; the one that it rolled back becomes rolled back. Later steps go with both."""
+    """Move a running request to its end; the one that it rolled back becomes rolled back."""
     if result is not None:
         result = {**result, "finished": store.now().isoformat()}
-    moved = store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
-    if state is State.CANCELLED:
-        cancel_later(store, SYSTEM, moved)
     if state is State.SUCCEEDED and row.kind == "rollback" and row.parent is not None:
+        # First: whoever dies in between leaves a run that is settled later, and no step that would undo the undoing.
         undone = store.get(row.parent)
-        if State.ROLLED_BACK is not undone.state and not undone.open:
+        if State.ROLLED_BACK in MOVES[undone.state]:
             what = make_entry(undone, SYSTEM, "rollback", decision=State.ROLLED_BACK.value, detail=f"by {row.token}")
-            cancel_later(store, SYSTEM, store.move(undone, State.ROLLED_BACK, what))
-    return moved
+            store.move(undone, State.ROLLED_BACK, what)
+    return store.move(row, state, entry, result=result, error="" if state is State.SUCCEEDED else entry.detail)
 
 
 def give_up(store: Store, row: Request, state: State, entry: Entry) -> Request:
-    """End a request whose run was over before it came through the gate; cancelled, its later steps go with it."""
-    moved = store.move(row, state, entry, error=entry.detail)
-    if state is State.CANCELLED:
-        cancel_later(store, SYSTEM, moved)
-    return moved
+    """End a request whose run was over before it came through the gate."""
+    return store.move(row, state, entry, error=entry.detail)
 
 
 def has_run(store: Store, row: Request) -> bool:
@@ -154,7 +159,7 @@ def has_run(store: Store, row: Request) -> bool:
     if row.state is State.RUNNING or row.result is not None:
         return True
     # A run that was killed leaves no report, but the log has that it began.
-    said = [logged.entry for logged in reversed(store.read_log(about=row.id, limit=1000))]
+    said = [logged.entry for logged in reversed(store.read_log(request_id=row.id, limit=1000))]
     marks = (e.action for e in said if e.action == "send back" or (e.action, e.decision) == _BEGUN)
     return next(marks, "") == "start"
 
@@ -194,17 +199,18 @@ def make_entry(row: Request, who: str, action: str, **fields: Any) -> Entry:  # 
 
 __all__ = [
     "SYSTEM",
-    "cancel_later",
+    "ask_about_missed",
+    "cancel",
     "check_retry",
     "check_rollback",
     "find_expiry",
     "finish",
     "give_up",
     "has_run",
-    "insist_unchanged",
     "is_followed_up",
+    "list_repeated",
     "make_entry",
-    "miss_start",
+    "say_missed",
     "send_back",
-    "take_over",
+    "time_out",
 ]

@@ -55,6 +55,8 @@ class PlanRecord:
     """From the last runs; None: nothing to go by."""
     idle: bool = False
     """Whether the fleet was as asked already, on record too: a run would change nothing at all."""
+    asked: int | None = None
+    """What was asked for, where one request may not change so much at once; None: *target*."""
 
     @property
     def change(self) -> int:
@@ -65,7 +67,7 @@ class PlanRecord:
     def hash(self) -> str:
         """What an approval is for: the same plan has the same hash, and any other another."""
         fields = asdict(self)
-        del fields["expected_seconds"], fields["notes"], fields["idle"]
+        del fields["expected_seconds"], fields["notes"], fields["idle"], fields["asked"]
         # Room breathes with the host's memory; the approval is for what is done, not for what else would fit.
         fields["places"] = [[p.parent, p.host, p.forks] for p in self.places if p.forks]
         text = json.dumps(fields, sort_keys=True, default=str, separators=(",", ":"))
@@ -102,6 +104,7 @@ def make_record(
         later=tuple(later),
         expected_seconds=expected_seconds,
         idle=_is_idle(plan, fleet),
+        asked=plan.request.target if plan.request.target != plan.target else None,
     )
 
 

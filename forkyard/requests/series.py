@@ -7,6 +7,7 @@ Pure: nothing is written here.
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 
 from forkyard.decisions import CALENDAR
 from forkyard.errors import InvalidRequest
@@ -71,7 +72,8 @@ def make_again(old: Request, who: str, kind: str, target: int, now: datetime, *,
         plan = None if followed_up else replace(old.plan, request_id=request_id)
     elif retry and old.plan is not None and old.origin == CALENDAR:
         plan = replace(catch_up(old.plan, now), request_id=request_id)
-        target = plan.target
+        # Where nothing has passed it is still for what was asked, of which the plan may be only a part.
+        target = plan.target if plan.later != old.plan.later else target
     return Request(
         id=request_id,
         service=old.service,
@@ -105,9 +107,15 @@ def find_step_before(request: Request, others: Iterable[Request]) -> Request | N
     return max(before, key=lambda pair: pair[0], default=(None, None))[1]
 
 
-def foresee(record: PlanRecord, request: Request, step: Request) -> PlanRecord:
-    """The plan for the fleet that *step* leaves, which is what the request finds, and not for that of this moment."""
-    there = step.target
+def foresee(record: PlanRecord, request: Request, step: Request, most: int) -> PlanRecord:
+    """
+    The plan for the fleet that *step* leaves, which is what the request finds, and not for that of this moment.
+
+    From there too it changes at most so many.
+    """
+    there = step.goal
+    asked = record.target if record.asked is None else record.asked
+    target = max(there - most, min(there + most, asked))
     later = record.later
     if request.hold_seconds is not None and request.kind != "retry":
         later = tuple((moment, there) for moment, _ in later)
@@ -115,17 +123,35 @@ def foresee(record: PlanRecord, request: Request, step: Request) -> PlanRecord:
         f"{step.token} has {record.service} at {there} from {step.start_at:%Y-%m-%d %H:%M} UTC on: it is planned for "
         f"that, and not for the {record.current} of now."
     )
+    partly = [f"{asked} was asked for; {_say_most(record, most)}: this goes to {target}."] if target != asked else []
     return replace(
         record,
         current=there,
-        forks=max(0, record.target - there),
-        retires=max(0, there - record.target),
+        target=target,
+        forks=max(0, target - there),
+        retires=max(0, there - target),
         removes=0,
         later=later,
-        notes=(*record.notes, note),
+        notes=(note, *partly),
+        asked=asked if asked != target else None,
         # What is known is how long the forks of now would take.
         expected_seconds=None,
     )
+
+
+def explain_large(plan: PlanRecord, most: int) -> list[str]:
+    """Say which of the steps that follow are more than one request may change: nobody is surprised when they ask."""
+    counts = [(None, plan.target), *plan.later]
+    return [
+        f"from {before} to {number} at {moment:%Y-%m-%d %H:%M} UTC: {_say_most(plan, most)}, so by then it asks for "
+        f"another approval and goes a part of the way."
+        for (_, before), (moment, number) in pairwise(counts)
+        if abs(number - before) > most
+    ]
+
+
+def _say_most(plan: PlanRecord, most: int) -> str:
+    return f"one request changes at most {most} children (services.{plan.service}.step)"
 
 
 def shift(request: Request, start: datetime) -> PlanRecord | None:
@@ -173,6 +199,7 @@ def _span(request: Request, plan: PlanRecord, now: datetime) -> tuple[datetime, 
 __all__ = [
     "catch_up",
     "count_from",
+    "explain_large",
     "find_conflicts",
     "find_step_before",
     "foresee",

@@ -6,8 +6,7 @@ database's errors are translated here and nowhere else.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -15,15 +14,16 @@ from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
-from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from forkyard.approvals import Approval, Kind, find_key_file, load_key
+from forkyard.approvals import Approval, find_key_file, load_key
 from forkyard.errors import InvalidRequest, NotFound, Unavailable
-from forkyard.requests import Entry, Need, Notice, Request, ServiceLock, State, StateChanged, check_move
+from forkyard.names import make_token
+from forkyard.requests import STANDING, Entry, Notice, Request, ServiceLock, State, StateChanged, check_move
 from forkyard.requests import audit as log
 from forkyard.requests import tables as t
-from forkyard.requests.plans import PlanRecord, record_from_json, record_to_json
+from forkyard.requests.plans import PlanRecord
+from forkyard.requests.rows import from_row, to_approval, to_row
 from forkyard.settings import Settings
 
 
@@ -33,9 +33,7 @@ def read_clock() -> datetime:
 
 
 REMEMBERED = timedelta(days=7)
-"""How long deliveries are known; Slack repeats within minutes."""
-
-_COLUMNS = tuple(field.name for field in fields(Request))
+"""How long it is known that a notice was told."""
 
 
 class Store:
@@ -61,17 +59,6 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-    def deliver(self, key: str) -> bool:
-        """Whether this delivery is new; the same one again is not."""
-        now = self.now()
-        try:
-            with self._write() as connection:
-                connection.execute(insert(t.deliveries).values(key=key[:200], at=now))
-                connection.execute(delete(t.deliveries).where(t.deliveries.c.at < now - REMEMBERED))
-        except IntegrityError:
-            return False
-        return True
 
     def announce(self, notice: Notice) -> bool:
         """Keep a notice until it is told; False: it is kept, or was told, already."""
@@ -118,7 +105,7 @@ class Store:
                 query = select(t.requests).where(column == value)
                 row = connection.execute(query).mappings().first() if value is not None else None
                 if row is not None:
-                    return _from_row(row)
+                    return from_row(row)
         text = f"{request.token}: could not be put on record: it contradicts what is there."
         raise InvalidRequest(text)
 
@@ -143,7 +130,7 @@ class Store:
             shown = ", ".join(row["id"][:10] for row in rows)
             text = f"{prefix}: several requests begin so: {shown}. Give more of the ID."
             raise InvalidRequest(text)
-        return _from_row(rows[0])
+        return from_row(rows[0])
 
     def list_requests(
         self,
@@ -169,7 +156,7 @@ class Store:
             if value is not None:
                 query = query.where(column == value)
         with self._read() as connection:
-            return [_from_row(row) for row in connection.execute(query).mappings()]
+            return [from_row(row) for row in connection.execute(query).mappings()]
 
     def move(
         self,
@@ -183,20 +170,23 @@ class Store:
         """
         Move *request*, as it was read, to a state; *changes* are other fields.
 
-        A notice of *telling* is kept with it: whoever dies right after the move leaves nobody untold.
+        Its later steps go with it where it stands no more, and a notice of *telling* is kept: whoever dies right after
+        the move leaves no step behind, and nobody untold.
 
         Raises:
             StateChanged: it moved meanwhile, or *to* may not follow.
         """
         check_move(request, to)
         with self._write() as connection:
+            steps = [] if to in STANDING else self._hold_steps(connection, request)
             moved = self._swap(connection, request, entry, {**changes, "state": to})
+            self._drop(connection, steps, entry)
             if telling:
                 self._announce(connection, Notice(moved, telling))
         return moved
 
     def amend(self, request: Request, entry: Entry | None = None, **changes: Any) -> Request:  # noqa: ANN401 - columns
-        """Change fields (its message, its run) and not its state; raises StateChanged as `move`."""
+        """Change fields (its run) and not its state; raises StateChanged as `move`."""
         with self._write() as connection:
             return self._swap(connection, request, entry, changes)
 
@@ -209,15 +199,20 @@ class Store:
         *,
         scheduled: Entry | None = None,
         steps: Collection[tuple[Request, Entry]] = (),
+        instead_of: Iterable[Request] = (),
     ) -> Request:
         """
         Keep a signed approval of *plan* and move the request to approved, or on to *scheduled*; with its later *steps*.
+
+        They come *instead of* those of other requests.
 
         Raises StateChanged as `move`; then nothing of it happened.
         """
         check_move(request, State.APPROVED)
         with self._write() as connection:
+            replaced = self._hold_steps(connection, *instead_of)
             moved = self._swap(connection, request, entry, {"state": State.APPROVED, "plan": plan})
+            self._drop(connection, replaced, entry)
             self._keep(connection, approval)
             if scheduled is not None:
                 moved = self._swap(connection, moved, scheduled, {"state": State.SCHEDULED})
@@ -235,17 +230,24 @@ class Store:
         query = select(t.approvals).where(t.approvals.c.request_id == request_id).order_by(t.approvals.c.at)
         with self._read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [_to_approval(row) for row in rows]
+        return [to_approval(row) for row in rows]
 
     def note(self, entry: Entry) -> None:
         """Write to the audit log what changed no row."""
         with self._write() as connection:
             self._log(connection, entry)
 
-    def read_log(self, *, about: str | None = None, since: datetime | None = None, limit: int = 50) -> list[log.Logged]:
-        """The audit log's newest entries, oldest first."""
+    def read_log(
+        self,
+        *,
+        request_id: str | None = None,
+        about: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[log.Logged]:
+        """The audit log's newest entries, oldest first (`forkyard.requests.audit.read`)."""
         with self._read() as connection:
-            return log.read(connection, about=about, since=since, limit=limit)
+            return log.read(connection, request_id=request_id, about=about, since=since, limit=limit)
 
     def verify_log(self, *, expected: str | None = None) -> log.Verdict:
         """Whether the audit log is whole."""
@@ -281,7 +283,7 @@ class Store:
         return {row["service"]: ServiceLock(**dict(row)) for row in rows}
 
     def _insert(self, connection: Connection, request: Request, entry: Entry) -> None:
-        connection.execute(insert(t.requests).values(**_to_row(replace(request, updated_at=self.now()))))
+        connection.execute(insert(t.requests).values(**to_row(replace(request, updated_at=self.now()))))
         self._log(connection, entry)
 
     def _swap(
@@ -289,12 +291,28 @@ class Store:
     ) -> Request:
         fresh = replace(request, **changes, version=request.version + 1, updated_at=self.now())
         same = (t.requests.c.id == request.id, t.requests.c.version == request.version)
-        done = connection.execute(update(t.requests).where(*same).values(**_to_row(fresh)))
+        done = connection.execute(update(t.requests).where(*same).values(**to_row(fresh)))
         if done.rowcount == 0:
             raise StateChanged(self._get(connection, request.id), changes.get("state"))
         if entry is not None:
             self._log(connection, entry)
         return fresh
+
+    def _hold_steps(self, connection: Connection, *of: Request) -> list[Request]:
+        """What is to follow requests and has not begun; nobody else moves it until the transaction's end."""
+        # Asked for before anything is logged: who has a step and waits for the log, and who has the log and waits for
+        # the step, would wait for each other.
+        theirs = (t.requests.c.parent.in_([request.id for request in of]), t.requests.c.kind == "later")
+        query = select(t.requests).where(*theirs, t.requests.c.state == State.SCHEDULED.value)
+        rows = connection.execute(query.order_by(t.requests.c.id).with_for_update()).mappings().all()
+        return [from_row(row) for row in rows]
+
+    def _drop(self, connection: Connection, steps: Iterable[Request], entry: Entry) -> None:
+        to = State.CANCELLED
+        for step in steps:
+            said = replace(entry, action="cancel", raw="", plan_hash="", decision=to.value)
+            said = replace(said, request_id=step.id, run_id=step.run_id, detail=f"with {make_token(step.parent or '')}")
+            self._swap(connection, step, said, {"state": to})
 
     def _announce(self, connection: Connection, notice: Notice) -> None:
         digest = hashlib.sha256(notice.text.encode()).hexdigest()[:8]
@@ -308,7 +326,7 @@ class Store:
         if row is None:
             text = f"{request_id}: there is no such request on record."
             raise NotFound(text)
-        return _from_row(row)
+        return from_row(row)
 
     def _keep(self, connection: Connection, approval: Approval) -> None:
         same = (
@@ -366,29 +384,6 @@ def open_store(settings: Settings, *, clock: Callable[[], datetime] = read_clock
         yield Store(engine, key, clock=clock)
     finally:
         engine.dispose()
-
-
-def _to_row(request: Request) -> dict[str, Any]:
-    row = {name: getattr(request, name) for name in _COLUMNS}
-    row["state"] = request.state.value
-    row["need"] = request.need.value if request.need is not None else None
-    row["plan"] = record_to_json(request.plan) if request.plan is not None else None
-    row["result"] = json.dumps(request.result, default=str) if request.result is not None else None
-    return row
-
-
-def _to_approval(row: RowMapping) -> Approval:
-    given: dict[str, Any] = {**row, "kind": Kind(row["kind"])}
-    return Approval(**given)
-
-
-def _from_row(row: RowMapping) -> Request:
-    given = {name: row[name] for name in _COLUMNS}
-    given["state"] = State(given["state"])
-    given["need"] = Need(given["need"]) if given["need"] else None
-    given["plan"] = record_from_json(given["plan"]) if given["plan"] else None
-    given["result"] = json.loads(given["result"]) if given["result"] else None
-    return Request(**given)
 
 
 __all__ = ["Store", "open_store", "read_clock"]

@@ -79,7 +79,8 @@ requests = Table(
     Column("raw", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("channel", String(80), nullable=False),
-    Column("message", String(80), nullable=False),
+    # Nobody's any more; where it is there already, it wants a value.
+    Column("message", String(80), nullable=False, default=""),
     Column("start_at", Moment),
     Column("hold_seconds", Integer),
     Column("zone", String(64), nullable=False),
@@ -108,13 +109,6 @@ approvals = Table(
     Column("kind", String(20), nullable=False),
     Column("reason", Text, nullable=False),
     Column("signature", String(64), nullable=False),
-)
-
-deliveries = Table(
-    "deliveries",
-    metadata,
-    Column("key", String(200), primary_key=True),
-    Column("at", Moment, nullable=False, index=True),
 )
 
 notices = Table(

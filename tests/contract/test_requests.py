@@ -95,7 +95,6 @@ def test_the_same_delivery_makes_one_request(store: Store) -> None:
     assert (fresh, repeated) == (True, False)
     assert again.id == first.id
     assert len(store.read_log()) == 1
-    assert [store.deliver("click"), store.deliver("click")] == [True, False]
 
 
 def test_a_notice_is_kept_once_until_it_was_told(store: Store) -> None:
@@ -151,10 +150,27 @@ def test_a_state_that_may_not_follow_is_refused_and_nothing_is_written(store: St
 
 def test_a_stale_copy_cannot_change_anything(store: Store) -> None:
     row = awaiting(store)
-    store.amend(row, message="123.456")
+    store.amend(row, run_id="run-1")
     with pytest.raises(StateChanged):
         store.move(row, State.DENIED, ENTRY)
-    assert store.get(row.id).message == "123.456"
+    assert store.get(row.id).run_id == "run-1"
+
+
+def test_a_request_that_stands_no_more_takes_along_the_later_steps_that_have_not_begun(store: Store) -> None:
+    first, _ = store.add(a_row(state=State.SCHEDULED), ENTRY)
+    step, begun, retry = (
+        store.add(a_row(state=State.SCHEDULED, parent=first.id, kind=kind), ENTRY)[0]
+        for kind in ("later", "later", "retry")
+    )
+    store.move(begun, State.RUNNING, ENTRY)
+    store.amend(step, run_id="run-1")
+    store.move(first, State.CANCELLED, replace(ENTRY, who="U2", raw="cancel it"))
+    states = [store.get(row.id).state for row in (first, step, begun, retry)]
+    assert states == [State.CANCELLED, State.CANCELLED, State.RUNNING, State.SCHEDULED]
+    said = store.read_log()[-1].entry
+    assert (said.who, said.action, said.raw, said.request_id, said.run_id) == ("U2", "cancel", "", step.id, "run-1")
+    assert said.detail == f"with {first.token}"
+    assert store.verify_log().whole
 
 
 def test_an_approval_is_kept_with_its_signature(store: Store) -> None:
@@ -207,6 +223,8 @@ def test_the_log_is_read_by_service_request_and_person(store: Store) -> None:
     assert [logged.entry.who for logged in store.read_log(about="game")] == ["U0", "U1", "U2"]
     assert [logged.entry.who for logged in store.read_log(about="@U1")] == ["U1"]
     assert [logged.entry.who for logged in store.read_log(about="abcd2")] == ["U2"]
+    assert [logged.entry.who for logged in store.read_log(request_id="abcd2")] == ["U2"]
+    assert store.read_log(request_id="abcd") == []
     assert store.read_log(since=datetime.now(UTC) + timedelta(hours=1)) == []
 
 

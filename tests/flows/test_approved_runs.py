@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
@@ -20,7 +20,7 @@ from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests import tables as t
 from forkyard.requests.gate import RecordedGate, admit
 from forkyard.requests.looking import to_scale_request
-from forkyard.requests.moves import SYSTEM, finish, make_entry
+from forkyard.requests.moves import SYSTEM, finish, has_run, make_entry
 from forkyard.settings import ChatopsSettings
 from tasks.work import Work
 from tests.flows.office import APPROVER, ASKER, NOBODY, RUN, Office, furnished
@@ -125,16 +125,27 @@ def test_an_approval_that_the_requester_signed_is_not_enough_for_a_large_change(
 def test_a_row_changed_after_its_approval_is_not_run(office: Office) -> None:
     approved = office.approved(4)
     with office.store._write() as connection:  # noqa: SLF001 - as above
-        connection.execute(update(t.requests).values(target=400))
-    _, error = office.run(replace(approved, target=400))
+        connection.execute(update(t.requests).values(start_at=office.clock()))
+    _, error = office.run(approved)
     assert isinstance(error, NotPermitted)
     assert "somebody changed its row" in str(error)
     assert office.untouched()
 
 
+def test_a_number_changed_in_the_row_after_its_approval_is_not_what_is_run(office: Office) -> None:
+    approved = office.approved(4)
+    with office.store._write() as connection:  # noqa: SLF001 - as above
+        connection.execute(update(t.requests).values(target=400))
+    _, error = office.run(replace(approved, target=400, plan=None))
+    assert "the request is for game to 4" in str(error)
+    assert office.untouched()
+    office.run(office.store.get(approved.id))
+    assert len(office.yard.serving()) == 4
+
+
 def test_a_run_with_another_number_than_was_approved_changes_nothing(office: Office) -> None:
     approved = office.approved(4)
-    _, error = office.run(replace(approved, target=5))
+    _, error = office.run(replace(approved, target=5, plan=None))
     assert isinstance(error, NotPermitted)
     assert "the request is for game to 4" in str(error)
     assert office.untouched()
@@ -287,6 +298,18 @@ def test_what_was_killed_while_it_ran_can_be_rolled_back(office: Office) -> None
     assert office.desk.rollback(ASKER, first.token)[0].target == 0
 
 
+def test_whether_a_request_ran_is_found_by_an_index_however_long_the_log_is(office: Office) -> None:
+    asked = list[tuple[str, object]]()
+    row = office.ask(4)
+    engine = office.store._engine  # noqa: SLF001 - what is sent to the database
+    event.listen(engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    assert not has_run(office.store, row)
+    ((statement, values),) = [found for found in asked if "FROM audit" in found[0]]
+    with engine.connect() as connection:
+        (step,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).mappings()  # type: ignore[arg-type]
+    assert "USING INDEX ix_audit_request_id" in step["detail"]
+
+
 def test_what_still_waits_for_approval_is_not_asked_for_once_more(office: Office) -> None:
     waiting = office.ask(4)
     with pytest.raises(InvalidRequest, match=f"{waiting.token}: still waits for approval: approve it, or cancel it"):
@@ -321,30 +344,6 @@ def test_a_locked_service_takes_no_request_and_starts_no_run(office: Office) -> 
     assert office.untouched()
     office.desk.unlock(APPROVER, "game")
     assert office.run(office.desk.approve(APPROVER, approved.token))[0].ok
-
-
-def test_a_missed_start_is_asked_about_and_never_run_silently_late(office: Office) -> None:
-    soon = When(datetime.now(UTC) + timedelta(hours=2), "Europe/Berlin")
-    scheduled = office.approved(4, at=soon)
-    assert (scheduled.state, scheduled.start_at) == (State.SCHEDULED, soon.moment)
-    _, early = office.run(scheduled)
-    assert "its start is only at" in str(early)
-    scheduled = office.approved(4, at=soon)
-    missed = datetime.now(UTC) - timedelta(minutes=12)
-    assert scheduled.plan is not None
-    plan = replace(scheduled.plan, start_at=missed)
-    signed = sign(
-        office.store.key,
-        Approval(request_id=scheduled.id, plan_hash=plan.hash, approver="U2", at=missed, kind=Kind.OTHER),
-    )
-    office.store.keep(signed)
-    scheduled = office.store.amend(scheduled, start_at=missed, plan=plan)
-    _, late = office.run(scheduled)
-    assert "was missed by 12 min" in str(late)
-    assert office.untouched()
-    asked = office.store.get(scheduled.id)
-    assert (asked.state, asked.start_at) == (State.AWAITING, None)
-    assert office.run(office.desk.approve(APPROVER, asked.token))[0].ok
 
 
 def test_a_hold_goes_back_by_what_was_approved_and_by_nothing_else(office: Office) -> None:

@@ -1,7 +1,9 @@
 """The served deployment on a real Prefect: a run that was only begun there is refused, an approved one gets through."""
 
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -29,18 +31,6 @@ def runs(prefect_lab: Settings) -> Runs:
 def store(prefect_lab: Settings) -> Iterator[Store]:
     with open_store(prefect_lab) as opened:
         yield opened
-
-
-def begin(lab: Settings, runs: Runs, request: ScaleRequest, at: datetime | None = None) -> str:
-    """As `Runs.start_scale`, and with these tests' own forkyard.toml, whatever the deployment's default is by now."""
-    parameters = {
-        "service": request.service,
-        "target": request.target,
-        "request_id": request.id,
-        "requested_by": request.requested_by,
-        "config": str(lab.state_dir.parent / "forkyard.toml"),
-    }
-    return runs.start("scale", parameters, name=request.id[:6], key=request.id, tags=["forkyard"], at=at)
 
 
 def look_at_nothing(settings: Settings, request: Request) -> PlanRecord:
@@ -81,15 +71,32 @@ def put(store: Store, start_at: datetime | None) -> Request:
     return row if start_at is None else store.move(row, State.SCHEDULED, make_entry(row, "forkyard", "schedule"))
 
 
-def test_a_run_that_was_only_begun_in_prefect_is_refused(prefect_lab: Settings, runs: Runs, store: Store) -> None:
+def test_a_run_that_was_only_begun_in_prefect_is_refused(runs: Runs, store: Store) -> None:
     request = ScaleRequest(new_request_id(), "game", 2, "eve", datetime.now(UTC))
-    run_id = begin(prefect_lab, runs, request)
+    run_id = runs.start_scale(request)
     follow(runs, run_id)
     result = runs.result(run_id)
     assert result is not None
     assert result["refused"] is True
     assert "this run may not change anything: it is no request on record" in result["message"]
     assert store.read_log(about=request.id)[-1].entry.decision == "refused"
+
+
+@pytest.mark.parametrize("flow", ["scale", "reap"])
+def test_whoever_begins_a_run_does_not_choose_the_file_that_it_goes_by(runs: Runs, tmp_path: Path, flow: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        theirs.settimeout(0.1)
+        file = tmp_path / "forkyard.toml"
+        port = theirs.getsockname()[1]
+        # The key of the approvals would be sent along as Consul's token.
+        file.write_text(f'[consul]\nurl = "http://127.0.0.1:{port}"\ntoken_file = "{tmp_path}/key"\n[services.game]\n')
+        (tmp_path / "key").write_text("the key")
+        asked = {"service": "game", "dry_run": True, "config": str(file), **({"target": 2} if flow == "scale" else {})}
+        run_id = runs.start(flow, asked, name=flow, key=new_request_id(), tags=["forkyard"])
+        *_, last = follow(runs, run_id)
+        with pytest.raises(TimeoutError):
+            theirs.accept()
+    assert last.final
 
 
 def test_only_runs_ahead_that_no_request_waits_for_are_taken_back(
@@ -99,12 +106,12 @@ def test_only_runs_ahead_that_no_request_waits_for_are_taken_back(
     cancelled, sent_back, wanted, unnamed = (put(store, ahead) for _ in range(4))
     # The runner has it already, and its process waits for the moment.
     soon = put(store, datetime.now(UTC) + timedelta(seconds=9))
-    of = {row.id: begin(prefect_lab, runs, to_scale_request(row), at=ahead) for row in (cancelled, sent_back, wanted)}
+    of = {row.id: runs.start_scale(to_scale_request(row), at=ahead) for row in (cancelled, sent_back, wanted)}
     # Begun by somebody who has not come to name it in its request's row, and by one who keeps no record.
-    of[unnamed.id] = begin(prefect_lab, runs, to_scale_request(unnamed), at=ahead)
+    of[unnamed.id] = runs.start_scale(to_scale_request(unnamed), at=ahead)
     stranger = ScaleRequest(new_request_id(), "game", 2, "root", datetime.now(UTC))
-    of[stranger.id] = begin(prefect_lab, runs, stranger, at=ahead)
-    of[soon.id] = begin(prefect_lab, runs, to_scale_request(soon), at=soon.start_at)
+    of[stranger.id] = runs.start_scale(stranger, at=ahead)
+    of[soon.id] = runs.start_scale(to_scale_request(soon), at=soon.start_at)
     until(lambda: runs.progress(of[soon.id]).state == "PENDING", seconds=8, what="the runner has it")
     for row in (cancelled, sent_back, wanted, soon):
         store.amend(row, run_id=of[row.id])
@@ -125,12 +132,12 @@ def test_only_runs_ahead_that_no_request_waits_for_are_taken_back(
 
 
 def test_an_approved_run_begins_at_its_moment_passes_the_gate_and_puts_its_end_on_record(
-    prefect_lab: Settings, runs: Runs, store: Store
+    runs: Runs, store: Store
 ) -> None:
     start = datetime.now(UTC) + timedelta(seconds=4)
     row = put(store, start)
-    run_id = begin(prefect_lab, runs, to_scale_request(row), at=start)
-    assert begin(prefect_lab, runs, to_scale_request(row), at=start) == run_id
+    run_id = runs.start_scale(to_scale_request(row), at=start)
+    assert runs.start_scale(to_scale_request(row), at=start) == run_id
     first, *_ = follow(runs, run_id)
     # Pending: the runner has it already, and waits for the moment.
     assert first.state in {"SCHEDULED", "PENDING"}
