@@ -17,6 +17,7 @@ from forkyard.errors import (
     TransientError,
     VerificationFailed,
 )
+from forkyard.hypervisors.vsphere import freezing
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.specs import list_adapters
 from forkyard.model import ForkSpec, Power, VmId
@@ -248,6 +249,33 @@ def test_guest_operations_freeze_a_parent_too(tmp_path: Path) -> None:
         secret.write_text(world.vcenter.door.guest_password)
         hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
         assert hypervisor.freeze(VmId(RULE), timeout=PATIENCE).name == "game-parent-esx-01"
+
+
+@pytest.mark.parametrize("fault", ["drop", "GuestOperationsUnavailable"])
+def test_a_freeze_whose_start_is_not_confirmed_is_seen_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    secret = tmp_path / "guest"
+    with vsphere_world(tmp_path, frozen=False, hosts=1) as world:
+        secret.write_text(world.vcenter.door.guest_password)
+        if fault == "drop":
+            world.vcenter.fail("StartProgramInGuest", fault, when="lost", count=1)
+        else:
+            # Tools that are slow: the VM stands still before they have told anything.
+            monkeypatch.setattr(freezing, "_FREEZING", "-c 'exec /usr/bin/vmware-rpctool instantclone.freeze'")
+        hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
+        assert hypervisor.freeze(VmId(RULE), timeout=PATIENCE).name == "game-parent-esx-01"
+
+
+def test_a_freeze_that_could_not_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freezing, "_DOUBT", timedelta(seconds=1))
+    secret = tmp_path / "guest"
+    with vsphere_world(tmp_path, frozen=False, hosts=1) as world:
+        secret.write_text(world.vcenter.door.guest_password)
+        world.vcenter.fail("StartProgramInGuest", "GuestOperationsUnavailable", when="call")
+        hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
+        with pytest.raises(NotReady, match="open-vm-tools"):
+            hypervisor.freeze(VmId(RULE), timeout=PATIENCE)
 
 
 def test_a_wrong_guest_password_is_told(tmp_path: Path) -> None:
