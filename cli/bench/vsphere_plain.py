@@ -88,7 +88,7 @@ class PlainMaker:
         )
         identity = identity_to_wire(make_bare_identity(self._settings, vm))
         self._ask(child, guestinfo.render_request(f"{name}-1", "identify", identity=identity), f"{name}-1", [])
-        self._ask(child, guestinfo.render_request(f"{name}-2", "network"), f"{name}-2", adapters)
+        self._ask(child, guestinfo.render_request(f"{name}-2", "network"), f"{name}-2", [own])
         kept = guestinfo.render_mark(replace(mark, stamp=replace(stamp, expires=None)))
         self._finish(child.ReconfigVM_Task(make_change({guestinfo.STAMP: kept})))
 

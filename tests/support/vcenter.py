@@ -63,7 +63,12 @@ class RunningVCenter:
         self._send()
 
     def trouble(self, kind: str, *, point: str = "", host: str = "*", rate: float = 1.0, count: int = 0) -> None:
-        """Let the next guests misbehave: `silent`, `sick`, `unfreezable`, or `unproved` with the identity's *point*."""
+        """
+        Let the next guests misbehave.
+
+        `silent`, `sick`, `unfreezable`, `stopped` (its clock), `plugged` (the fork leaves the last adapter connected),
+        `engineless` (VMware's tools cannot customize it), or `unproved` with the identity's *point*.
+        """
         self._guests.append({"kind": kind, "point": point, "host": host, "rate": rate, "count": count, "struck": 0})
         self._send()
 

@@ -2,7 +2,7 @@
 Give a child its identity through guestinfo, and its network only once every point is proved.
 
 Two changes of the VM are all it takes: one with the request, and one that records the proof, connects the cable and
-tells the guest so. Both answers come through the update stream.
+tells the guest so. Both answers come through the update stream, and so does what became of the cable.
 """
 
 import logging
@@ -15,6 +15,7 @@ from forkyard import wire
 from forkyard.errors import ForkyardError, NotReady, VerificationFailed
 from forkyard.hypervisors.proof import read_report
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import OwnAdapters, find_wrong
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.inventory import option_path
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _IS_IT_THERE = "Is forkyard-agent active in it, and in the parent before that is frozen?"
 _CUT_OFF = timedelta(seconds=20)
+_TOLD_WITHIN = timedelta(seconds=5)
+"""How long the stream may take to tell of a cable that is in; then vCenter is asked."""
 ANSWER = option_path(guestinfo.ANSWER)
 POWER = "runtime.powerState"
 
@@ -52,9 +55,7 @@ class Guest:
     vm: Managed
     name: str
 
-    def identify(
-        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], note: str, deadline: Deadline
-    ) -> IdentityReport:
+    def identify(self, identity: Identity, adapters: OwnAdapters, note: str, deadline: Deadline) -> IdentityReport:
         """
         Have the guest take the identity and prove it, then connect it; *note* becomes the VM's annotation.
 
@@ -67,16 +68,37 @@ class Guest:
             proofs = self._ask(watch, make_request_id(), "identify", fields, deadline, _Along(note))
             report = read_report(proofs, identity)
             proof = {
-                guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
+                guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, identity.mac),
                 guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
             }
-            connection = _Along(proof=proof, adapters=adapters)
+            connection = _Along(proof=proof, adapters=adapters.read(watch.values(self.vm), deadline))
             answer = self._ask(watch, make_request_id(), "network", {}, deadline, connection)
             if answer.get("ok") is not True:
                 told = answer.get("error", answer)
                 text = f"{self.name}: guest's network did not come up: {told}. {self.cut_off(adapters)} Fork another."
                 raise VerificationFailed(text)
+            self.check_connected(watch, adapters, identity.mac, deadline)
         return report
+
+    def check_connected(self, watch: Watch, adapters: OwnAdapters, mac: str, deadline: Deadline) -> None:
+        """
+        See that every cable is in, under the MAC of the identity: neither a task's end nor the guest says so.
+
+        Raises:
+            VerificationFailed: something is wrong with an adapter; it is disconnected.
+        """
+        what = f"{self.name}: its adapters"
+
+        def look() -> bool | None:
+            return None if find_wrong(adapters.read(watch.values(self.vm), deadline), mac) else True
+
+        try:
+            watch.wait(look, what=what, deadline=Deadline(min(_TOLD_WITHIN, deadline.left)))
+        except NotReady as error:
+            wrong = find_wrong(adapters.read({}, deadline), mac)
+            if wrong:
+                text = f"{what}: {'; '.join(wrong)}. {self.cut_off(adapters)} Fork another."
+                raise VerificationFailed(text) from error
 
     def ask(self, request_id: str, verb: str, fields: Mapping[str, object], deadline: Deadline) -> Mapping[str, object]:
         """Have the guest do something; returns its answer, `ok` or not. Raises NotReady when there is none in time."""
@@ -124,14 +146,15 @@ class Guest:
         what = f"{self.name}: {verb}"
         return self.session.call(what, lambda: self.vm.ReconfigVM_Task(change), changes=True, deadline=deadline)
 
-    def cut_off(self, adapters: tuple[Managed, ...]) -> str:
+    def cut_off(self, adapters: OwnAdapters) -> str:
         """Pull the cables of a guest that is not what it should be; a sentence says whether that is done."""
-        change = make_change({guestinfo.IDENTIFIED: ""}, adapters=adapters, connected=False)
         what = f"{self.name}: pulling its cables"
 
         def pull() -> bool:
             # Again when another task is at the VM, such as the one that connects it.
             deadline = Deadline(_CUT_OFF)
+            own = adapters.read({}, deadline)
+            change = make_change({guestinfo.IDENTIFIED: ""}, adapters=own, connected=False)
             carry_out(self.session, self.stream, what, lambda: self.vm.ReconfigVM_Task(change), deadline)
             return True
 

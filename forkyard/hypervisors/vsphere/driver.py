@@ -18,9 +18,10 @@ from forkyard import wire
 from forkyard.errors import InvalidRequest, NotFound, PermanentError, VerificationFailed
 from forkyard.hypervisors.proof import check_identity
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import ADAPTER, OwnAdapters
 from forkyard.hypervisors.vsphere.addresses import AddressBook
 from forkyard.hypervisors.vsphere.api import moid, vim
-from forkyard.hypervisors.vsphere.cloning import ADAPTER, Cloner
+from forkyard.hypervisors.vsphere.cloning import Cloner
 from forkyard.hypervisors.vsphere.customizing import ANSWER, POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.freezing import FROZEN, freeze_parent, frozen_at
@@ -201,12 +202,12 @@ class VsphereHypervisor:
         )
         if known.identified:
             return self._read_report(known, deadline)
-        adapters = self._parents.devices(known.parent or "", deadline=deadline).adapters
+        number = len(self._parents.devices(known.parent or "", deadline=deadline).adapters)
         guest = make_guest(self.session, self._stream, vm, known.name)
         by_tools = self._vsphere.customize == "tools"
         way = GuestTools(guest, self._vsphere) if by_tools else guest
         note = guestinfo.render_note(known.stamp, known.address or "")
-        report = way.identify(identity, known.mac or "", adapters, note, deadline)
+        report = way.identify(identity, OwnAdapters(self._reader, vm, number), note, deadline)
         self._remember(replace(known, identified=True))
         return report
 

@@ -14,6 +14,7 @@ from typing import cast
 from forkyard import wire
 from forkyard.errors import ForkyardError, NotReady, Unsupported, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import OwnAdapters
 from forkyard.hypervisors.vsphere.api import Managed
 from forkyard.hypervisors.vsphere.customizing import Guest, make_login
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -35,9 +36,7 @@ class GuestTools:
     guest: Guest
     settings: VsphereSettings
 
-    def identify(
-        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], note: str, deadline: Deadline
-    ) -> IdentityReport:
+    def identify(self, identity: Identity, adapters: OwnAdapters, note: str, deadline: Deadline) -> IdentityReport:
         """
         Have the guest customized, connect it, and compare what its tools say; *note* becomes the VM's annotation.
 
@@ -59,14 +58,13 @@ class GuestTools:
         try:
             self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
             self._compare(lambda told: _find_stranger(told, identity), deadline)
-            plugged = make_change({}, adapters=adapters, connected=True, annotation=note)
-            self._carry_out("connecting", lambda: vm.ReconfigVM_Task(plugged), deadline)
+            self._connect(adapters, identity, note, deadline)
             self._carry_out("starting the network", lambda: manager.StartGuestNetwork_Task(vm, login), deadline)
             self._compare(lambda told: _find_differences(told, identity), deadline)
             report = _make_report(identity, time.monotonic() - begun)
             proof = make_change(
                 {
-                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
+                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, identity.mac),
                     guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
                 }
             )
@@ -76,6 +74,13 @@ class GuestTools:
             text = f"{error} {self.guest.cut_off(adapters)}"
             raise type(error)(text) from error
         return report
+
+    def _connect(self, adapters: OwnAdapters, identity: Identity, note: str, deadline: Deadline) -> None:
+        with self.guest.stream.watching(self.guest.vm) as watch:
+            own = adapters.read(watch.values(self.guest.vm), deadline)
+            plugged = make_change({}, adapters=own, connected=True, annotation=note)
+            self._carry_out("connecting", lambda: self.guest.vm.ReconfigVM_Task(plugged), deadline)
+            self.guest.check_connected(watch, adapters, identity.mac, deadline)
 
     def _carry_out(self, what: str, act: Managed, deadline: Deadline) -> None:
         carry_out(self.guest.session, self.guest.stream, f"{self.guest.name}: {what}", act, deadline)
