@@ -54,7 +54,7 @@ func (v *vcenter) oursFor(method *simulator.Method) mo.Reference {
 		}
 	case "CheckInstantClone_Task":
 		return &checkCalls{Self: ref, v: v}
-	case "CustomizeGuest_Task", "StartGuestNetwork_Task":
+	case "CustomizeGuest_Task", "StartGuestNetwork_Task", "AbortCustomization_Task":
 		return &customizeCalls{Self: ref, v: v}
 	case "StartProgramInGuest", "ListProcessesInGuest":
 		return &processCalls{Self: ref, v: v}
