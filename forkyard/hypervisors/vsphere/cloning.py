@@ -56,6 +56,8 @@ class Made:
     mark: Mark
     mac: str
     identified: bool = False
+    found: bool = False
+    """An earlier attempt made it, and may have asked its guest."""
 
 
 class Cloner:
@@ -173,7 +175,7 @@ class Cloner:
             raise NotReady(text) from error
         assert row.mark is not None  # noqa: S101 - looked at above
         if row.mac is not None:
-            return Made(row.id, row.mark, row.mac, identified=True)
+            return Made(row.id, row.mark, row.mac, identified=True, found=True)
         adapters = OwnAdapters(self._reader, row.id, len(devices.adapters))
         own = adapters.read({}, deadline)
         if connected := find_connected(own):
@@ -181,8 +183,8 @@ class Cloner:
             again = self._reader.read_vm(row.id, deadline=deadline)
             if again is None or again.mac is None:
                 raise self._cut_off(spec.name, adapters, connected)
-            return Made(row.id, row.mark, again.mac, identified=True)
-        return Made(row.id, row.mark, mac_of(own))
+            return Made(row.id, row.mark, again.mac, identified=True, found=True)
+        return Made(row.id, row.mark, mac_of(own), found=True)
 
     def _check_state(self, parent: ParentRow, devices: Devices) -> None:
         if not parent.powered_on or not (parent.frozen or self._settings.fork_running_parents):

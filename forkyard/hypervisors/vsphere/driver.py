@@ -82,6 +82,8 @@ class VsphereHypervisor:
         self._look_at: float | None = None
         self._inventory: Inventory | None = None
         self._known: dict[str, Vm] = {}
+        self._asked: dict[str, float] = {}
+        """From when on a child's guest may have been asked to take its identity."""
         self._services: dict[str, str] = {}
         self._rows: dict[str, tuple[Inventory, list[ParentRow]]] = {}
 
@@ -186,7 +188,7 @@ class VsphereHypervisor:
             created=made.mark.created,
             identified=made.identified,
         )
-        self._remember(vm)
+        self._remember(vm, found=made.found)
         return vm
 
     def identify(self, vm: VmId, identity: Identity, *, timeout: timedelta) -> IdentityReport:
@@ -204,10 +206,13 @@ class VsphereHypervisor:
             return self._read_report(known, deadline)
         number = len(self._parents.devices(known.parent or "", deadline=deadline).adapters)
         guest = make_guest(self.session, self._stream, vm, known.name)
-        by_tools = self._vsphere.customize == "tools"
-        way = GuestTools(guest, self._vsphere) if by_tools else guest
-        note = guestinfo.render_note(known.stamp, known.address or "")
-        report = way.identify(identity, OwnAdapters(self._reader, vm, number), note, deadline)
+        own, note = OwnAdapters(self._reader, vm, number), guestinfo.render_note(known.stamp, known.address or "")
+        if self._vsphere.customize == "tools":
+            report = GuestTools(guest, self._vsphere).identify(identity, own, note, deadline)
+        else:
+            with self._lock:
+                since = self._asked.setdefault(vm, time.time())
+            report = guest.identify(identity, own, note, since, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -246,6 +251,7 @@ class VsphereHypervisor:
                 self._addresses.release(mark.address)
         with self._lock:
             self._known.pop(vm, None)
+            self._asked.pop(vm, None)
         self._forget_look()
 
     # Steps
@@ -327,9 +333,11 @@ class VsphereHypervisor:
         inventory = self._look(younger_than=_TAKEN_KNOWN)
         return {row.mark.address for row in inventory.vms if row.mark is not None}
 
-    def _remember(self, vm: Vm) -> None:
+    def _remember(self, vm: Vm, *, found: bool = False) -> None:
         with self._lock:
             self._known[vm.id] = vm
+            if found:
+                self._asked.setdefault(vm.id, vm.created.timestamp())
 
     def _get_known(self, vm: str, deadline: Deadline) -> Vm:
         with self._lock:
@@ -343,7 +351,7 @@ class VsphereHypervisor:
         known = self._as_vm(row, row.mark, self._look(younger_than=_TAKEN_KNOWN))
         if known.mac is None:
             known = replace(known, mac=self._reader.read_mac(vm, deadline=deadline))
-        self._remember(known)
+        self._remember(known, found=True)
         return known
 
     def _as_vm(self, row: VmRow, mark: Mark, inventory: Inventory) -> Vm:

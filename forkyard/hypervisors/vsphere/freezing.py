@@ -89,7 +89,7 @@ def frozen_at(parent: ParentRow) -> datetime:
 def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> None:
     patience = Deadline(min(_AGENT_PATIENCE, deadline.left)) if settings.guest_user else deadline
     try:
-        answer = guest.ask(make_request_id(), "quiesce", {}, patience)
+        answer = guest.ask(make_request_id(), "quiesce", patience)
     except NotReady:
         if not settings.guest_user:
             raise
