@@ -19,8 +19,7 @@ import pyVim.task
 
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim, vmodl
-from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import option_path
+from forkyard.hypervisors.vsphere.guestinfo import Mark, option_path
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import Location, list_adapters, make_change, make_clone_spec
 from forkyard.model import Placement, Power, Role, Stamp, Vm, VmId

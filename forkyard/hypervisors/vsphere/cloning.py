@@ -32,12 +32,13 @@ from forkyard.hypervisors.vsphere.customizing import POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.faults import DuplicateName, translate_fault
 from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader, ParentRow
 from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import MOST_LEVELS
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_clone_spec
 from forkyard.hypervisors.vsphere.stream import UpdateStream, Values, Watch
+from forkyard.hypervisors.vsphere.vms import VmRow, check_readable
 from forkyard.model import ForkSpec
 from forkyard.settings import VsphereSettings
 from forkyard.waiting import wait_for
@@ -166,6 +167,8 @@ class Cloner:
                 owner = f"fork {row.mark.stamp.fork_id} of {row.mark.stamp.service}" if row.mark else "somebody else"
                 text = f"{spec.name}: the name belongs to {owner} at vCenter ({row.id}). Rename or remove that by hand."
                 raise PermanentError(text)
+            if row is not None:
+                check_readable(row)
             return row if row is not None and row.powered_on and row.mark is not None else None
 
         try:

@@ -19,7 +19,7 @@ from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.adapters import OwnAdapters, find_wrong
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import option_path
+from forkyard.hypervisors.vsphere.guestinfo import option_path
 from forkyard.hypervisors.vsphere.removing import carry_out
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change

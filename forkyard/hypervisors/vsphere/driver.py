@@ -26,15 +26,17 @@ from forkyard.hypervisors.vsphere.customizing import ANSWER, POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.freezing import FROZEN, freeze_parent, frozen_at
 from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
-from forkyard.hypervisors.vsphere.parents import ParentFinder
+from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow
+from forkyard.hypervisors.vsphere.parents import ParentFinder, leave_out_powered_off
 from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import make_placements
 from forkyard.hypervisors.vsphere.removing import carry_out, remove_vm
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.hypervisors.vsphere.taken import TakenAddresses
 from forkyard.hypervisors.vsphere.tools import HOST_NAME, NETWORK, GuestTools
+from forkyard.hypervisors.vsphere.vms import VmRow, check_readable
 from forkyard.hypervisors.vsphere.vsan import VsanHealth
 from forkyard.model import (
     ForkSpec,
@@ -76,6 +78,8 @@ class VsphereHypervisor:
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
         self._places = Places(self.session, self._reader, settings.vsphere)
+        rules = [settings.service(name).parent for name in self._own_services(None)]
+        self._taken = TakenAddresses(self._addresses, self._parents, self._places, rules)
         self._vsan = VsanHealth(self.session)
         self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, self._places, settings.vsphere)
         self._lock = threading.Lock()
@@ -97,6 +101,7 @@ class VsphereHypervisor:
     def list_vms(self, service: str | None = None) -> list[Vm]:
         """All children with our stamp, dead ones included, by name."""
         inventory = self._look(younger_than=0)
+        self._taken.list_unknown(inventory)
         found = [self._as_vm(row, row.mark, inventory) for row in inventory.vms if row.mark is not None]
         with self._lock:
             self._known.update({vm.id: vm for vm in found})
@@ -115,7 +120,7 @@ class VsphereHypervisor:
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""
         inventory = self._look(younger_than=LOOK_SHARED)
-        free = self._addresses.count_free({row.mark.address for row in inventory.vms if row.mark is not None})
+        free = self._taken.count_free(inventory)
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
         levels = {row.id: level for row in parents for level in self._count_levels(row)}
         # One that is gone since is no place any more.
@@ -147,7 +152,7 @@ class VsphereHypervisor:
         inventory = self._look(younger_than=LOOK_SHARED if parent not in self._services else float("inf"))
         service, rows = self._find_parents(parent, inventory, deadline)
         if parent == self._settings.service(service).parent:
-            rows = _leave_out_powered_off(rows)
+            rows = leave_out_powered_off(rows)
         todo = [row for row in rows if not row.frozen and not (row.powered_on and self._vsphere.fork_running_parents)]
         with ThreadPoolExecutor(_FREEZERS, thread_name_prefix="freeze") as pool:
             for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
@@ -169,7 +174,8 @@ class VsphereHypervisor:
         parent = self._parents.get(spec.placement.parent, deadline=deadline)
         try:
             devices = self._parents.devices(parent.id, deadline=deadline)
-            made = self._cloner.clone(spec, parent, devices, self._taken(), deadline)
+            taken = self._taken.read(self._look(younger_than=_TAKEN_KNOWN))
+            made = self._cloner.clone(spec, parent, devices, taken, deadline)
         except NotFound:
             self._parents.forget(parent.id)
             raise
@@ -240,6 +246,7 @@ class VsphereHypervisor:
         deadline = Deadline(timeout)
         row = self._reader.read_vm(vm, deadline=deadline)
         if row is not None:
+            check_readable(row)
             mark = row.mark
             if mark is None:
                 text = (
@@ -329,10 +336,6 @@ class VsphereHypervisor:
         with self._lock:
             self._look_at = None if self._look_at is None else min(self._look_at, time.monotonic() - LOOK_SHARED)
 
-    def _taken(self) -> set[str]:
-        inventory = self._look(younger_than=_TAKEN_KNOWN)
-        return {row.mark.address for row in inventory.vms if row.mark is not None}
-
     def _remember(self, vm: Vm, *, found: bool = False) -> None:
         with self._lock:
             self._known[vm.id] = vm
@@ -345,6 +348,8 @@ class VsphereHypervisor:
         if known is not None and known.mac:
             return known
         row = self._reader.read_vm(vm, deadline=deadline)
+        if row is not None:
+            check_readable(row)
         if row is None or row.mark is None:
             text = f"child {vm} is not there: somebody removed it. Scale again for as many as are wanted."
             raise NotFound(text)
@@ -380,11 +385,3 @@ class VsphereHypervisor:
             fingerprint=f"{row.uuid}/{row.request and guestinfo.read_id(row.request)}",
             children=sum(vm.mark is not None and vm.mark.parent == row.id for vm in inventory.vms),
         )
-
-
-def _leave_out_powered_off(rows: list[ParentRow]) -> list[ParentRow]:
-    """The parents of a rule that run; all when none does, so that freezing them says so."""
-    for row in rows:
-        if not row.powered_on:
-            logger.warning("%s: it does not run and is left out. Start it, and freeze the rule again.", row.name)
-    return [row for row in rows if row.powered_on] or rows
