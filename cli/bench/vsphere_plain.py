@@ -19,8 +19,7 @@ import pyVim.task
 
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim, vmodl
-from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import option_path
+from forkyard.hypervisors.vsphere.guestinfo import Mark, option_path
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import Location, list_adapters, make_change, make_clone_spec
 from forkyard.model import Placement, Power, Role, Stamp, Vm, VmId
@@ -88,7 +87,7 @@ class PlainMaker:
         )
         identity = identity_to_wire(make_bare_identity(self._settings, vm))
         self._ask(child, guestinfo.render_request(f"{name}-1", "identify", identity=identity), f"{name}-1", [])
-        self._ask(child, guestinfo.render_request(f"{name}-2", "network"), f"{name}-2", adapters)
+        self._ask(child, guestinfo.render_request(f"{name}-2", "network"), f"{name}-2", [own])
         kept = guestinfo.render_mark(replace(mark, stamp=replace(stamp, expires=None)))
         self._finish(child.ReconfigVM_Task(make_change({guestinfo.STAMP: kept})))
 

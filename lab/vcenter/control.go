@@ -149,10 +149,11 @@ func (c *controls) setHost(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"hosts": found})
 }
 
-// setMachine gives running VMs a chain of disks as long as that many forks make it.
+// setMachine gives running VMs a chain of disks as long as that many forks make it, or takes their configuration away.
 func (c *controls) setMachine(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
-		Forks int `json:"forks"`
+		Forks    int   `json:"forks"`
+		Readable *bool `json:"readable"`
 	}
 	if err := read(r, &asked); err != nil {
 		refuse(w, err)
@@ -173,6 +174,9 @@ func (c *controls) setMachine(w http.ResponseWriter, r *http.Request) {
 			}
 		})
 		own.mutex.Unlock()
+		if asked.Readable != nil {
+			c.v.setReadable(vm, *asked.Readable)
+		}
 	}
 	if len(found) == 0 {
 		refuse(w, fmt.Errorf("there is no VM %q", r.PathValue("name")))

@@ -13,6 +13,11 @@ const strayAddress = "127.0.0.9"
 // strayName is what a guest is called that was set not to take the name it is given.
 const strayName = "stray"
 
+const (
+	noEngine = "Guest Tools does not support Guest Customization"
+	isLocked = "Another customization holds the lock of the guest's customization engine"
+)
+
 // customizeCalls customize a running guest that has no agent of ours: VMware's tools do it from inside.
 type customizeCalls struct {
 	freeLock
@@ -30,7 +35,7 @@ func (c *customizeCalls) CustomizeGuestTask(ctx *simulator.Context, req *types.C
 		body.Fault_ = simulator.Fault("", wrong)
 		return body
 	}
-	task := c.v.startDisturbed(ctx, vm, "CustomizeGuest_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+	task := c.v.startEngine(ctx, vm, "CustomizeGuest_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		name, address := readCustomization(&req.Spec)
 		if name == "" || address == "" {
 			return nil, new(types.CustomizationFault)
@@ -55,7 +60,7 @@ func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *type
 		body.Fault_ = simulator.Fault("", wrong)
 		return body
 	}
-	task := c.v.startDisturbed(ctx, vm, "StartGuestNetwork_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+	task := c.v.startEngine(ctx, vm, "StartGuestNetwork_Task", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		guest := c.v.guests.get(vm.Self)
 		if guest == nil || !guest.observe().connected {
 			return nil, new(types.InvalidState)
@@ -72,6 +77,67 @@ func (c *customizeCalls) StartGuestNetworkTask(ctx *simulator.Context, req *type
 	})
 	body.Res = &types.StartGuestNetwork_TaskResponse{Returnval: task}
 	return body
+}
+
+// AbortCustomizationTask ends the engine in the guest, and takes its lock away.
+func (c *customizeCalls) AbortCustomizationTask(ctx *simulator.Context, req *types.AbortCustomization_Task) soap.HasFault {
+	body := new(methods.AbortCustomization_TaskBody)
+	vm, wrong := c.v.operate(ctx, req.Vm, req.Auth)
+	if wrong != nil {
+		body.Fault_ = simulator.Fault("", wrong)
+		return body
+	}
+	task := c.v.startDisturbed(ctx, vm, "AbortCustomization_Task", func(*simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		if guest := c.v.guests.get(vm.Self); guest != nil {
+			guest.unlock()
+		}
+		return nil, nil
+	})
+	body.Res = &types.AbortCustomization_TaskResponse{Returnval: task}
+	return body
+}
+
+// startEngine starts a task of the customization engine in the guest: it holds a lock there until it ends well.
+func (v *vcenter) startEngine(ctx *simulator.Context, vm *simulator.VirtualMachine, method string, do work) types.ManagedObjectReference {
+	guest := v.guests.get(vm.Self)
+	if guest == nil {
+		return v.startDisturbed(ctx, vm, method, do)
+	}
+	wrong := ""
+	if guest.trouble.engineless {
+		wrong = noEngine
+	} else if !guest.lock() {
+		wrong = isLocked
+	}
+	return v.startDisturbed(ctx, vm, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		if wrong != "" {
+			fault := new(types.CustomizationFault)
+			fault.FaultMessage = []types.LocalizableMessage{{Key: "customization", Message: wrong}}
+			return nil, fault
+		}
+		result, fault := do(ctx)
+		if fault == nil {
+			guest.unlock()
+		}
+		return result, fault
+	})
+}
+
+// lock the guest's customization engine; false: somebody holds it.
+func (g *guest) lock() bool {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	if g.locked {
+		return false
+	}
+	g.locked = true
+	return true
+}
+
+func (g *guest) unlock() {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.locked = false
 }
 
 // readCustomization finds the fixed name and the fixed address of the first adapter; the rest is not used here.

@@ -92,7 +92,7 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 	default:
 		if !f.v.vsan.answer(w, r) {
-			f.v.service.ServeMux.ServeHTTP(w, r)
+			f.v.service.ServeMux.ServeHTTP(&newcomer{ResponseWriter: w, v: f.v, request: r}, r)
 		}
 	}
 }

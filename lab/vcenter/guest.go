@@ -58,6 +58,7 @@ type guest struct {
 	waiting  *request
 	game     *game
 	trouble  trouble
+	locked   bool
 	ended    bool
 }
 
@@ -82,6 +83,9 @@ func (g *guests) begin(vm *simulator.VirtualMachine, woken *guestState) {
 	made := &guest{v: g.v, vm: vm, wake: make(chan struct{}, 1), done: make(chan struct{}), trouble: g.v.rules.troubleOf(host)}
 	made.state = guestState{agent: "waiting", ticks: newClock()}
 	if woken != nil {
+		if made.trouble.plugged {
+			plugIn(vm)
+		}
 		made.state = *woken
 		made.state.ticks = woken.ticks.fork()
 	} else {

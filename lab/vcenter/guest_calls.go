@@ -2,6 +2,8 @@ package main
 
 import (
 	"path"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,7 +14,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-const freezeProgram = "vmware-rpctool"
+// freezing finds the freeze in a command line of a shell's, and for how long it sleeps before.
+var freezing = regexp.MustCompile(`^(?:/bin/sh -c '(?:sleep (\d+); *)?(?:exec )?)?\S*vmware-rpctool ["']?instantclone\.freeze["']?'?$`)
 
 // programs are those that were started in guests.
 type programs struct {
@@ -34,7 +37,8 @@ type processCalls struct {
 
 func (p *processCalls) Reference() types.ManagedObjectReference { return p.Self }
 
-// StartProgramInGuest knows one program that does something: the one that freezes the VM.
+// StartProgramInGuest knows one program that does something: the one that freezes the VM. The tools tell its number a
+// moment after its start; once the VM stands still they tell nothing any more.
 func (p *processCalls) StartProgramInGuest(ctx *simulator.Context, req *types.StartProgramInGuest) soap.HasFault {
 	body := new(methods.StartProgramInGuestBody)
 	vm, wrong := p.v.operate(ctx, req.Vm, req.Auth)
@@ -47,22 +51,25 @@ func (p *processCalls) StartProgramInGuest(ctx *simulator.Context, req *types.St
 	programs.mutex.Lock()
 	programs.last++
 	pid := programs.last
+	line := strings.TrimSpace(spec.ProgramPath + " " + spec.Arguments)
 	owner := req.Auth.(*types.NamePasswordAuthentication).Username
 	programs.all[req.Vm] = append(programs.all[req.Vm], types.GuestProcessInfo{
 		Name: path.Base(spec.ProgramPath), Pid: pid, Owner: owner,
-		CmdLine: strings.TrimSpace(spec.ProgramPath + " " + spec.Arguments), StartTime: time.Now(),
+		CmdLine: line, StartTime: time.Now(),
 	})
 	programs.mutex.Unlock()
-	if isFreeze(spec) {
-		go p.v.freeze(vm)
+	if found := freezing.FindStringSubmatch(line); found != nil {
+		sleep, _ := strconv.Atoi(found[1])
+		if sleep == 0 {
+			p.v.freeze(vm)
+			body.Fault_ = simulator.Fault("", new(types.GuestOperationsUnavailable))
+			return body
+		}
+		time.AfterFunc(time.Duration(sleep)*time.Second, func() { p.v.freeze(vm) })
 	}
+	p.v.rules.loseAnswer("StartProgramInGuest", p.v.hostNameOf(req.Vm))
 	body.Res = &types.StartProgramInGuestResponse{Returnval: pid}
 	return body
-}
-
-func isFreeze(spec *types.GuestProgramSpec) bool {
-	arguments := strings.Trim(strings.TrimSpace(spec.Arguments), `"'`)
-	return path.Base(spec.ProgramPath) == freezeProgram && arguments == "instantclone.freeze"
 }
 
 // ListProcessesInGuest cannot be asked once the VM is frozen: whoever waits for the freezing program to end fails.

@@ -119,6 +119,19 @@ func setTools(vm *simulator.VirtualMachine, running bool) {
 	vm.Summary.Guest.ToolsRunningStatus, vm.Summary.Guest.ToolsStatus = string(status), health
 }
 
+// plugIn connects the last network card: that a fork asks for another state of it binds nobody.
+func plugIn(vm *simulator.VirtualMachine) {
+	var last *types.VirtualEthernetCard
+	for _, device := range vm.Config.Hardware.Device {
+		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
+			last = card.GetVirtualEthernetCard()
+		}
+	}
+	if last != nil {
+		last.Connectable.Connected = true
+	}
+}
+
 // findNIC is the VM's first network card, as it is now.
 func findNIC(vm *simulator.VirtualMachine) *types.VirtualEthernetCard {
 	for _, device := range vm.Config.Hardware.Device {

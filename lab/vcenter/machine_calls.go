@@ -84,37 +84,9 @@ func (m *machineCalls) ReconfigVMTask(ctx *simulator.Context, req *types.Reconfi
 		return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}
 	}
 	task := m.simulated(ctx, "ReconfigVM_Task", func(ctx *simulator.Context) types.ManagedObjectReference {
-		m.keepUnsaid(ctx, req)
 		return m.vm.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody).Res.Returnval
 	}, nil)
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: task}}
-}
-
-// keepUnsaid says what a change of an adapter leaves unsaid: it stays. The simulator would make a new MAC up, and take
-// the adapter off its network.
-func (m *machineCalls) keepUnsaid(ctx *simulator.Context, req *types.ReconfigVM_Task) {
-	for _, change := range req.Spec.DeviceChange {
-		spec := change.GetVirtualDeviceConfigSpec()
-		edited, ok := spec.Device.(types.BaseVirtualEthernetCard)
-		if !ok || spec.Operation != types.VirtualDeviceConfigSpecOperationEdit {
-			continue
-		}
-		card := edited.GetVirtualEthernetCard()
-		ctx.WithLock(m.vm, func() {
-			known := findCard(m.vm, card.Key)
-			if known == nil {
-				return
-			}
-			if card.MacAddress == "" {
-				card.MacAddress = known.MacAddress
-			}
-			if card.Backing == nil {
-				card.Backing = known.Backing
-			} else if port := portOf(card); port != nil && port.PortKey == "" {
-				givePort(card)
-			}
-		})
-	}
 }
 
 // DestroyTask gives back what the VM held of its host and its datastore.

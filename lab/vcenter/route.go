@@ -30,6 +30,10 @@ func (v *vcenter) route(ctx *simulator.Context, method *simulator.Method) (mo.Re
 	if wrong := v.people.refuse(ctx.Session, method); wrong != nil {
 		return nil, wrong
 	}
+	if v.isUnreadable(method.This) {
+		// Nothing can be done to a VM whose files cannot be reached.
+		return nil, new(types.InvalidState)
+	}
 	time.Sleep(v.rules.callDelay(method.Name, host))
 	if injected := v.rules.fault(method.Name, host, atCall); injected != nil {
 		if injected.isDrop() {
@@ -54,12 +58,16 @@ func (v *vcenter) oursFor(method *simulator.Method) mo.Reference {
 		}
 	case "CheckInstantClone_Task":
 		return &checkCalls{Self: ref, v: v}
-	case "CustomizeGuest_Task", "StartGuestNetwork_Task":
+	case "CustomizeGuest_Task", "StartGuestNetwork_Task", "AbortCustomization_Task":
 		return &customizeCalls{Self: ref, v: v}
 	case "StartProgramInGuest", "ListProcessesInGuest":
 		return &processCalls{Self: ref, v: v}
 	case "WaitForUpdatesEx", "WaitForUpdates", "CancelWaitForUpdates", "DestroyPropertyCollector":
 		return &streamCalls{Self: ref, v: v}
+	case "RetrievePropertiesEx", "ContinueRetrievePropertiesEx":
+		if v.hasUnreadable() {
+			return &streamCalls{Self: ref, v: v}
+		}
 	}
 	return nil
 }

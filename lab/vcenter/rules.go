@@ -43,7 +43,9 @@ type faultRule struct {
 	Struck int     `json:"struck"`
 }
 
-// guestRule makes guests misbehave: "silent", "sick", "unfreezable", or "unproved" with the point that they cannot prove.
+// guestRule makes guests misbehave: "silent", "sick", "unfreezable", "stopped" (the clock stays the parent's), "plugged"
+// (the fork leaves the last adapter connected), "engineless" (its tools cannot customize it), or "unproved" with the
+// point that they cannot prove.
 type guestRule struct {
 	Host   string  `json:"host"`
 	Kind   string  `json:"kind"`
@@ -78,6 +80,9 @@ type trouble struct {
 	silent      bool
 	sick        bool
 	unfreezable bool
+	stopped     bool
+	plugged     bool
+	engineless  bool
 	unproved    string
 }
 
@@ -275,6 +280,12 @@ func (r *rules) troubleOf(host string) trouble {
 			found.sick = true
 		case "unfreezable":
 			found.unfreezable = true
+		case "stopped":
+			found.stopped = true
+		case "plugged":
+			found.plugged = true
+		case "engineless":
+			found.engineless = true
 		case "unproved":
 			found.unproved = one.Point
 		}

@@ -194,6 +194,7 @@ func (c *streamCalls) retrieve(ctx *simulator.Context, collector *simulator.Prop
 		wrong, _ := answer.Fault_.VimFault().(types.BaseMethodFault)
 		return nil, wrong
 	}
+	c.v.hideConfig(answer.Res.Returnval.Objects)
 	return answer.Res.Returnval.Objects, nil
 }
 

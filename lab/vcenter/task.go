@@ -85,6 +85,10 @@ func describe(fault types.BaseMethodFault) string {
 		return "The host does not have enough memory."
 	case *types.GenericVmConfigFault:
 		return f.Reason
+	case *types.CustomizationFault:
+		if len(f.FaultMessage) > 0 {
+			return f.FaultMessage[0].Message
+		}
 	case *types.NoPermission:
 		return "Permission to perform this operation was denied."
 	}
@@ -93,5 +97,6 @@ func describe(fault types.BaseMethodFault) string {
 
 var descriptions = map[string]string{
 	"InstantClone_Task": "instantClone", "CheckInstantClone_Task": "checkInstantClone", "PowerOffVM_Task": "powerOff",
-	"CustomizeGuest_Task": "customize", "StartGuestNetwork_Task": "startNetwork", "PowerOnVM_Task": "powerOn", "Destroy_Task": "destroy", "ReconfigVM_Task": "reconfigure",
+	"CustomizeGuest_Task": "customize", "StartGuestNetwork_Task": "startNetwork", "AbortCustomization_Task": "abortCustomization",
+	"PowerOnVM_Task": "powerOn", "Destroy_Task": "destroy", "ReconfigVM_Task": "reconfigure",
 }

@@ -27,11 +27,12 @@ type vcenter struct {
 	tasks    *tasks
 	vsan     *vsanHealth
 
-	mutex    sync.Mutex
-	parents  map[types.ManagedObjectReference]*parent
-	reserved map[string]bool
-	sessions map[string]*simulator.Session
-	programs *programs
+	mutex      sync.Mutex
+	parents    map[types.ManagedObjectReference]*parent
+	reserved   map[string]bool
+	unreadable map[types.ManagedObjectReference]bool
+	sessions   map[string]*simulator.Session
+	programs   *programs
 }
 
 func newVCenter(o options) (*vcenter, error) {
@@ -40,14 +41,15 @@ func newVCenter(o options) (*vcenter, error) {
 		return nil, err
 	}
 	v := &vcenter{
-		options:  o,
-		rules:    newRules(),
-		people:   newPeople(o.user, o.password),
-		calls:    newCounter(),
-		parents:  map[types.ManagedObjectReference]*parent{},
-		reserved: map[string]bool{},
-		sessions: map[string]*simulator.Session{},
-		programs: newPrograms(),
+		options:    o,
+		rules:      newRules(),
+		people:     newPeople(o.user, o.password),
+		calls:      newCounter(),
+		parents:    map[types.ManagedObjectReference]*parent{},
+		reserved:   map[string]bool{},
+		unreadable: map[types.ManagedObjectReference]bool{},
+		sessions:   map[string]*simulator.Session{},
+		programs:   newPrograms(),
 	}
 	v.tasks = &tasks{v: v}
 	if err := v.build(); err != nil {

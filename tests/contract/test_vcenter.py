@@ -170,7 +170,7 @@ def test_a_running_parent_is_frozen_by_its_guest_and_then_no_longer_answers(vcen
         processes = content.guestOperationsManager.processManager
         auth = vim.vm.guest.NamePasswordAuthentication(username=GUEST_USER, password=GUEST_PASSWORD)
         program = vim.vm.guest.ProcessManager.ProgramSpec(
-            programPath="/usr/bin/vmware-rpctool", arguments="instantclone.freeze"
+            programPath="/bin/sh", arguments="-c 'sleep 1; exec /usr/bin/vmware-rpctool instantclone.freeze'"
         )
         assert not parent.runtime.instantCloneFrozen
         assert parent.guest.toolsRunningStatus == "guestToolsRunning"

@@ -135,6 +135,10 @@ def test_a_guest_without_our_agent_is_customized_by_its_tools(content: Managed) 
     assert is_refused("127.31.0.40", PORT)
     with pytest.raises(vim.fault.InvalidState):
         finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
+    # After a failure the engine in the guest keeps its lock until it is aborted.
+    with pytest.raises(vim.fault.CustomizationFault):
+        finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))
+    finish(manager.AbortCustomization_Task(vm=child, auth=auth))
     edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=connect_nic(child))
     finish(child.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
     finish(manager.StartGuestNetwork_Task(vm=child, auth=auth))

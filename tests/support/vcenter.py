@@ -63,7 +63,12 @@ class RunningVCenter:
         self._send()
 
     def trouble(self, kind: str, *, point: str = "", host: str = "*", rate: float = 1.0, count: int = 0) -> None:
-        """Let the next guests misbehave: `silent`, `sick`, `unfreezable`, or `unproved` with the identity's *point*."""
+        """
+        Let the next guests misbehave.
+
+        `silent`, `sick`, `unfreezable`, `stopped` (its clock), `plugged` (the fork leaves the last adapter connected),
+        `engineless` (VMware's tools cannot customize it), or `unproved` with the identity's *point*.
+        """
         self._guests.append({"kind": kind, "point": point, "host": host, "rate": rate, "count": count, "struck": 0})
         self._send()
 
@@ -73,6 +78,7 @@ class RunningVCenter:
         self._send()
         self.set_host("*", maintenance=False, entering_maintenance=False, connected=True, memory_bytes=512 << 30)
         self.set_datastore(free_bytes=20 << 40, accessible=True, vsan_health="green")
+        self.set_readable("*", readable=True)
 
     def struck(self) -> int:
         """How many faults struck so far."""
@@ -86,6 +92,10 @@ class RunningVCenter:
     def set_forks(self, name: str, number: int) -> None:
         """Give the running VMs whose names match disks with as many levels as that many forks make."""
         self._ask("PUT", f"/machines/{name}", {"forks": number})
+
+    def set_readable(self, name: str, *, readable: bool) -> None:
+        """Take away the configuration of the VMs whose names match, as a partition does, or give it back."""
+        self._ask("PUT", f"/machines/{name}", {"readable": readable})
 
     def set_datastore(self, **what: bool | int | str) -> None:
         """

@@ -9,7 +9,7 @@ from forkyard.errors import InvalidRequest
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.inventory import DatastoreRow, HostRow, Inventory, ParentRow
 from forkyard.hypervisors.vsphere.parents import Rule, parse_rule
-from forkyard.hypervisors.vsphere.placing import make_placements
+from forkyard.hypervisors.vsphere.placing import Room, make_placements
 from forkyard.hypervisors.vsphere.specs import count_disk_levels
 from forkyard.hypervisors.vsphere.vsan import list_vsan_clusters
 from forkyard.settings import VsphereSettings
@@ -45,7 +45,7 @@ def make_inventory(hosts: int, *, free: int = 10_000 * GIB, usable: bool = True)
 
 
 def rooms(inventory: Inventory, parents: list[ParentRow], *, addresses: int = 100_000) -> list[tuple[str, int, str]]:
-    found = make_placements(parents, inventory, SETTINGS, addresses=addresses)
+    found = make_placements(parents, inventory, SETTINGS, addresses=Room(addresses, "addresses"))
     return [(place.host, place.room, place.limited_by) for place in found]
 
 
@@ -123,7 +123,9 @@ def test_what_is_chosen_for_all_is_taken_by_its_id_whatever_else_has_its_name() 
     inventory = make_inventory(1)
     twin = DatastoreRow("store-2", "vsan", 0, 5 * GIB, True)  # noqa: FBT003 - usable
     inventory = replace(inventory, datastores={**inventory.datastores, "store-2": twin})
-    (place,) = make_placements([make_parent(0)], inventory, SETTINGS, addresses=1000, datastore="store-2")
+    (place,) = make_placements(
+        [make_parent(0)], inventory, SETTINGS, addresses=Room(1000, "addresses"), datastore="store-2"
+    )
     assert (place.room, place.limited_by) == (5, "datastore")
 
 
@@ -143,7 +145,9 @@ def test_a_busy_host_takes_nothing() -> None:
 def test_a_running_parent_is_bounded_by_its_disks_chain() -> None:
     parent = replace(make_parent(0), frozen=False)
     settings = replace(SETTINGS, fork_running_parents=True)
-    (place,) = make_placements([parent], make_inventory(1), settings, addresses=1000, disk_levels={parent.id: 230})
+    (place,) = make_placements(
+        [parent], make_inventory(1), settings, addresses=Room(1000, "addresses"), disk_levels={parent.id: 230}
+    )
     assert (place.room, place.limited_by) == (9, "disk chain of a running parent")
 
 

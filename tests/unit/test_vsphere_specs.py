@@ -2,18 +2,21 @@
 
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from forkyard.errors import CapacityExhausted, InvalidRequest, Unsupported
+from forkyard.errors import CapacityExhausted, InvalidRequest, NotReady, Unsupported
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import OwnAdapters, find_connected, find_wrong
 from forkyard.hypervisors.vsphere.addresses import CLAIM_SECONDS, AddressBook
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.connection import choose_version, make_context, make_stub
+from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.guestinfo import Mark
+from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader
 from forkyard.hypervisors.vsphere.specs import Location, make_change, make_clone_spec
 from forkyard.model import Stamp
 from forkyard.settings import VsphereSettings, parse_settings, read_password
@@ -58,10 +61,38 @@ def test_a_clone_asks_for_its_parents_switch_and_not_for_its_parents_port() -> N
     assert (asked.portKey, asked.connectionCookie) == (None, None)
 
 
-def test_connecting_the_cable_says_nothing_of_the_network() -> None:
+def test_connecting_the_cable_sends_the_adapter_as_it_is_and_leaves_ours_alone() -> None:
     (edit,) = make_change({}, adapters=[CARD], connected=True).deviceChange
-    assert edit.device.backing is None
+    assert (edit.operation, edit.device.key, edit.device.macAddress) == ("edit", CARD.key, CARD.macAddress)
+    assert edit.device.backing is CARD.backing
     assert edit.device.connectable.connected is True
+    assert CARD.connectable is None
+
+
+def test_an_adapter_that_is_not_connected_or_has_another_mac_is_told() -> None:
+    out = vim.vm.device.VirtualDevice.ConnectInfo(connected=False, startConnected=False, allowGuestControl=False)
+    unplugged = vim.vm.device.VirtualVmxnet3(key=4001, macAddress="00:50:56:AA:BB:DD", connectable=out)
+    assert find_wrong([unplugged], "00:50:56:aa:bb:dd") == ["adapter 4001 is not connected"]
+    assert find_wrong([], "00:50:56:aa:bb:dd") == ["its MAC is none, not 00:50:56:aa:bb:dd"]
+    assert find_connected([unplugged]) == []
+    # What says nothing is not known to be out.
+    assert find_connected([CARD, unplugged]) == ["adapter 4000"]
+
+
+class NoDevices(InventoryReader):
+    """Reads a VM whose configuration vCenter does not give."""
+
+    def __init__(self) -> None:
+        """Read through no session."""
+
+    def read_devices(self, vm: str, *, deadline: Deadline | None = None) -> Devices | None:
+        del vm, deadline
+        return Devices((), 0)
+
+
+def test_adapters_that_vcenter_does_not_tell_of_are_not_taken_for_none() -> None:
+    with pytest.raises(NotReady, match="vm-7: vCenter tells of 0 network adapters, and its parent has 1"):
+        OwnAdapters(NoDevices(), "vm-7", 1).read({}, Deadline(timedelta(seconds=1)))
 
 
 def test_a_change_without_adapters_leaves_cables_and_note_alone() -> None:

@@ -1,6 +1,8 @@
 """
 Make one child by Instant Clone: check, clone, wait, and find out what an earlier attempt has made.
 
+Whether it really came up without network is looked at; one that did not is cut off and refused.
+
 vCenter itself keeps names apart: two that make the same child at once get one child and one `DuplicateName`, and the
 second looks whether what is there is what it wanted.
 """
@@ -20,27 +22,27 @@ from forkyard.errors import (
     PermanentError,
     Unavailable,
     Unsupported,
+    VerificationFailed,
 )
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import OwnAdapters, find_connected, mac_of
 from forkyard.hypervisors.vsphere.addresses import AddressBook
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
-from forkyard.hypervisors.vsphere.customizing import POWER
+from forkyard.hypervisors.vsphere.customizing import POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.faults import DuplicateName, translate_fault
 from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.inventory import Devices, InventoryReader, ParentRow
 from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import MOST_LEVELS
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_clone_spec
-from forkyard.hypervisors.vsphere.stream import UpdateStream, Watch
+from forkyard.hypervisors.vsphere.stream import UpdateStream, Values, Watch
+from forkyard.hypervisors.vsphere.vms import VmRow, check_readable
 from forkyard.model import ForkSpec
 from forkyard.settings import VsphereSettings
 from forkyard.waiting import wait_for
 
-FIRST_ADAPTER = 4000
-"""Key of a VM's first network adapter."""
-ADAPTER = f"config.hardware.device[{FIRST_ADAPTER}]"
 CHECKED = 30.0
 """Seconds for which a parent that passed the preflight is believed: it asks about the parent, not about the child."""
 _BEING_MADE = timedelta(seconds=5)
@@ -55,6 +57,8 @@ class Made:
     mark: Mark
     mac: str
     identified: bool = False
+    found: bool = False
+    """An earlier attempt made it, and may have asked its guest."""
 
 
 class Cloner:
@@ -86,25 +90,31 @@ class Cloner:
             NotFound: the parent is gone or not frozen.
             CapacityExhausted: no address, memory or disk; nothing was made.
             PermanentError: the name belongs to somebody else.
+            VerificationFailed: it was made, and came up connected; it is disconnected, and must be destroyed.
             OutcomeUnknown: begun, and not known to be finished.
         """
         self._check_state(parent, devices)
-        with self._slot(parent, deadline):
+        with self._slot(parent, deadline), self._stream.watching() as watch:
             address = self._addresses.claim(taken)
             mark = Mark(spec.stamp, parent.id, address, datetime.now(UTC))
             try:
-                return self._make(spec, parent, devices, mark, deadline)
+                child = self._make(watch, spec, parent, devices, mark, deadline)
             except DuplicateName:
                 self._addresses.release(address)
-                return self._find_made(spec, parent, deadline)
+                return self._find_made(spec, parent, devices, deadline)
             except OutcomeUnknown:
                 # The VM may be there under this address: the claim stays until it is seen, or forgotten.
                 raise
             except ForkyardError:
                 self._addresses.release(address)
                 raise
+            # From here on the VM is there under this address: its claim stays, whatever fails.
+            adapters = OwnAdapters(self._reader, moid(child), len(devices.adapters))
+            return Made(moid(child), mark, self._wait_for_start(watch, child, spec.name, adapters, deadline))
 
-    def _make(self, spec: ForkSpec, parent: ParentRow, devices: Devices, mark: Mark, deadline: Deadline) -> Made:
+    def _make(
+        self, watch: Watch, spec: ForkSpec, parent: ParentRow, devices: Devices, mark: Mark, deadline: Deadline
+    ) -> Managed:
         values = {
             guestinfo.STAMP: guestinfo.render_mark(mark),
             # A child inherits its parent's values: what was said to the parent is not said to it.
@@ -118,29 +128,36 @@ class Cloner:
         clone = make_clone_spec(spec.name, bios_uuid, values, devices.adapters, location)
         source = self._session.find(vim.VirtualMachine, parent.id)
         what = f"{spec.name}: Instant Clone of {parent.name} on {spec.placement.host}"
-        with self._stream.watching() as watch:
-            self._preflight(watch, source, parent, clone, f"{what}: preflight", deadline)
-            task = self._session.call(what, lambda: source.InstantClone_Task(clone), changes=True, deadline=deadline)
-            watch.add(task)
-            child = watch.wait_for_task(task, what=what, deadline=deadline)
-            made = self._session.find(vim.VirtualMachine, moid(child))
-            mac = self._wait_for_mac(watch, made, what, deadline)
-        return Made(moid(made), mark, mac)
+        self._preflight(watch, source, parent, clone, f"{what}: preflight", deadline)
+        task = self._session.call(what, lambda: source.InstantClone_Task(clone), changes=True, deadline=deadline)
+        watch.add(task)
+        child = watch.wait_for_task(task, what=what, deadline=deadline)
+        return self._session.find(vim.VirtualMachine, moid(child))
 
-    def _wait_for_mac(self, watch: Watch, vm: Managed, what: str, deadline: Deadline) -> str:
+    def _wait_for_start(self, watch: Watch, vm: Managed, name: str, adapters: OwnAdapters, deadline: Deadline) -> str:
+        """Wait until the child runs, and see that its cables are out; returns its MAC."""
         watch.add(vm)
 
-        def look() -> str | None:
+        def look() -> Values | None:
             values = watch.values(vm)
-            if values.get(POWER) != "poweredOn":
-                return None
-            adapter = values.get(ADAPTER)
-            return str(adapter.macAddress).lower() if adapter is not None else ""
+            return values if values.get(POWER) == "poweredOn" else None
 
-        mac = watch.wait(look, what=f"{what}: starting", deadline=deadline)
-        return mac or self._reader.read_mac(moid(vm), deadline=deadline)
+        values = watch.wait(look, what=f"{name}: starting", deadline=deadline)
+        own = adapters.read(values, deadline)
+        if connected := find_connected(own):
+            raise self._cut_off(name, adapters, connected)
+        return mac_of(own)
 
-    def _find_made(self, spec: ForkSpec, parent: ParentRow, deadline: Deadline) -> Made:
+    def _cut_off(self, name: str, adapters: OwnAdapters, connected: list[str]) -> VerificationFailed:
+        """Pull the cables of a guest that still believes to be its parent; returns what to raise."""
+        done = make_guest(self._session, self._stream, adapters.vm, name).cut_off(adapters)
+        text = (
+            f"{name}: it came up with {', '.join(connected)} connected, although vCenter was asked for the opposite, "
+            f"and has no identity of its own yet. {done} Fork another."
+        )
+        return VerificationFailed(text)
+
+    def _find_made(self, spec: ForkSpec, parent: ParentRow, devices: Devices, deadline: Deadline) -> Made:
         folder = self._places.location_of(parent).folder
         patience = Deadline(min(_BEING_MADE, deadline.left))
 
@@ -150,6 +167,8 @@ class Cloner:
                 owner = f"fork {row.mark.stamp.fork_id} of {row.mark.stamp.service}" if row.mark else "somebody else"
                 text = f"{spec.name}: the name belongs to {owner} at vCenter ({row.id}). Rename or remove that by hand."
                 raise PermanentError(text)
+            if row is not None:
+                check_readable(row)
             return row if row is not None and row.powered_on and row.mark is not None else None
 
         try:
@@ -158,8 +177,17 @@ class Cloner:
             text = f"{error}. `forkyard reap` removes it once nobody works on it."
             raise NotReady(text) from error
         assert row.mark is not None  # noqa: S101 - looked at above
-        mac = row.mac or self._reader.read_mac(row.id, deadline=deadline)
-        return Made(row.id, row.mark, mac, identified=row.mac is not None)
+        if row.mac is not None:
+            return Made(row.id, row.mark, row.mac, identified=True, found=True)
+        adapters = OwnAdapters(self._reader, row.id, len(devices.adapters))
+        own = adapters.read({}, deadline)
+        if connected := find_connected(own):
+            # Who is at work on it connects it and calls it identified in one change, perhaps since the look above.
+            again = self._reader.read_vm(row.id, deadline=deadline)
+            if again is None or again.mac is None:
+                raise self._cut_off(spec.name, adapters, connected)
+            return Made(row.id, row.mark, again.mac, identified=True, found=True)
+        return Made(row.id, row.mark, mac_of(own), found=True)
 
     def _check_state(self, parent: ParentRow, devices: Devices) -> None:
         if not parent.powered_on or not (parent.frozen or self._settings.fork_running_parents):

@@ -11,6 +11,7 @@ import http.client
 import logging
 import re
 import ssl
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,6 +68,39 @@ class PinnedConnection(Connection):
             raise WrongCertificate(found)
 
 
+class Stub(SoapStub):  # type: ignore[misc]  # pyVmomi has no types
+    """
+    pyVmomi's adapter, whose session changes by a login only.
+
+    vCenter gives a cookie to every call in a session that it does not know, and pyVmomi takes each. The late answer to
+    a call of the session before would log everybody out, and leave another session at vCenter until it ends idle.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - pyVmomi's own
+        """Take what pyVmomi's takes."""
+        self._cookie = ""
+        self._answering = threading.local()
+        super().__init__(*args, **options)
+
+    @property
+    def cookie(self) -> str:
+        """The session's."""
+        return self._cookie
+
+    @cookie.setter
+    def cookie(self, cookie: str) -> None:
+        if not getattr(self._answering, "no_login", False):
+            self._cookie = cookie
+
+    def InvokeMethod(self, managed: Any, info: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401, N802 - as above
+        """Make the call."""
+        self._answering.no_login = info.wsdlName != "Login"
+        try:
+            return SoapStub.InvokeMethod(self, managed, info, *args, **options)
+        finally:
+            self._answering.no_login = False
+
+
 def make_stub(
     settings: VsphereSettings, context: ssl.SSLContext, *, version: str, timeout: float, path: str = ""
 ) -> Any:  # noqa: ANN401 - pyVmomi's stub
@@ -80,7 +114,7 @@ def make_stub(
     """
     host, port, own_path = _split(settings.url)
     pin = _read_pin(settings.thumbprint)
-    stub = SoapStub(
+    stub = Stub(
         host=host,
         port=port,
         path=path or own_path,

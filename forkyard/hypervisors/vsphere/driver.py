@@ -18,22 +18,25 @@ from forkyard import wire
 from forkyard.errors import InvalidRequest, NotFound, PermanentError, VerificationFailed
 from forkyard.hypervisors.proof import check_identity
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import ADAPTER, OwnAdapters
 from forkyard.hypervisors.vsphere.addresses import AddressBook
 from forkyard.hypervisors.vsphere.api import moid, vim
-from forkyard.hypervisors.vsphere.cloning import ADAPTER, Cloner
+from forkyard.hypervisors.vsphere.cloning import Cloner
 from forkyard.hypervisors.vsphere.customizing import ANSWER, POWER, make_guest
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.freezing import FROZEN, freeze_parent, frozen_at
 from forkyard.hypervisors.vsphere.guestinfo import Mark
-from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow, VmRow
-from forkyard.hypervisors.vsphere.parents import ParentFinder
+from forkyard.hypervisors.vsphere.inventory import Inventory, InventoryReader, ParentRow
+from forkyard.hypervisors.vsphere.parents import ParentFinder, leave_out_powered_off
 from forkyard.hypervisors.vsphere.places import Places
 from forkyard.hypervisors.vsphere.placing import make_placements
 from forkyard.hypervisors.vsphere.removing import carry_out, remove_vm
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import make_change
 from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.hypervisors.vsphere.taken import TakenAddresses
 from forkyard.hypervisors.vsphere.tools import HOST_NAME, NETWORK, GuestTools
+from forkyard.hypervisors.vsphere.vms import VmRow, check_readable
 from forkyard.hypervisors.vsphere.vsan import VsanHealth
 from forkyard.model import (
     ForkSpec,
@@ -75,12 +78,16 @@ class VsphereHypervisor:
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
         self._places = Places(self.session, self._reader, settings.vsphere)
+        rules = [settings.service(name).parent for name in self._own_services(None)]
+        self._taken = TakenAddresses(self._addresses, self._parents, self._places, rules)
         self._vsan = VsanHealth(self.session)
         self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, self._places, settings.vsphere)
         self._lock = threading.Lock()
         self._look_at: float | None = None
         self._inventory: Inventory | None = None
         self._known: dict[str, Vm] = {}
+        self._asked: dict[str, float] = {}
+        """From when on a child's guest may have been asked to take its identity."""
         self._services: dict[str, str] = {}
         self._rows: dict[str, tuple[Inventory, list[ParentRow]]] = {}
 
@@ -94,6 +101,7 @@ class VsphereHypervisor:
     def list_vms(self, service: str | None = None) -> list[Vm]:
         """All children with our stamp, dead ones included, by name."""
         inventory = self._look(younger_than=0)
+        self._taken.list_unknown(inventory)
         found = [self._as_vm(row, row.mark, inventory) for row in inventory.vms if row.mark is not None]
         with self._lock:
             self._known.update({vm.id: vm for vm in found})
@@ -112,7 +120,7 @@ class VsphereHypervisor:
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""
         inventory = self._look(younger_than=LOOK_SHARED)
-        free = self._addresses.count_free({row.mark.address for row in inventory.vms if row.mark is not None})
+        free = self._taken.count_free(inventory)
         parents = [row for name in self._own_services(service) for row in self._list_rows(name, inventory)]
         levels = {row.id: level for row in parents for level in self._count_levels(row)}
         # One that is gone since is no place any more.
@@ -144,7 +152,7 @@ class VsphereHypervisor:
         inventory = self._look(younger_than=LOOK_SHARED if parent not in self._services else float("inf"))
         service, rows = self._find_parents(parent, inventory, deadline)
         if parent == self._settings.service(service).parent:
-            rows = _leave_out_powered_off(rows)
+            rows = leave_out_powered_off(rows)
         todo = [row for row in rows if not row.frozen and not (row.powered_on and self._vsphere.fork_running_parents)]
         with ThreadPoolExecutor(_FREEZERS, thread_name_prefix="freeze") as pool:
             for done in [pool.submit(self._freeze, row, deadline) for row in todo]:
@@ -166,7 +174,8 @@ class VsphereHypervisor:
         parent = self._parents.get(spec.placement.parent, deadline=deadline)
         try:
             devices = self._parents.devices(parent.id, deadline=deadline)
-            made = self._cloner.clone(spec, parent, devices, self._taken(), deadline)
+            taken = self._taken.read(self._look(younger_than=_TAKEN_KNOWN))
+            made = self._cloner.clone(spec, parent, devices, taken, deadline)
         except NotFound:
             self._parents.forget(parent.id)
             raise
@@ -185,7 +194,7 @@ class VsphereHypervisor:
             created=made.mark.created,
             identified=made.identified,
         )
-        self._remember(vm)
+        self._remember(vm, found=made.found)
         return vm
 
     def identify(self, vm: VmId, identity: Identity, *, timeout: timedelta) -> IdentityReport:
@@ -201,12 +210,15 @@ class VsphereHypervisor:
         )
         if known.identified:
             return self._read_report(known, deadline)
-        adapters = self._parents.devices(known.parent or "", deadline=deadline).adapters
+        number = len(self._parents.devices(known.parent or "", deadline=deadline).adapters)
         guest = make_guest(self.session, self._stream, vm, known.name)
-        by_tools = self._vsphere.customize == "tools"
-        way = GuestTools(guest, self._vsphere) if by_tools else guest
-        note = guestinfo.render_note(known.stamp, known.address or "")
-        report = way.identify(identity, known.mac or "", adapters, note, deadline)
+        own, note = OwnAdapters(self._reader, vm, number), guestinfo.render_note(known.stamp, known.address or "")
+        if self._vsphere.customize == "tools":
+            report = GuestTools(guest, self._vsphere).identify(identity, own, note, deadline)
+        else:
+            with self._lock:
+                since = self._asked.setdefault(vm, time.time())
+            report = guest.identify(identity, own, note, since, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -234,6 +246,7 @@ class VsphereHypervisor:
         deadline = Deadline(timeout)
         row = self._reader.read_vm(vm, deadline=deadline)
         if row is not None:
+            check_readable(row)
             mark = row.mark
             if mark is None:
                 text = (
@@ -245,6 +258,7 @@ class VsphereHypervisor:
                 self._addresses.release(mark.address)
         with self._lock:
             self._known.pop(vm, None)
+            self._asked.pop(vm, None)
         self._forget_look()
 
     # Steps
@@ -322,13 +336,11 @@ class VsphereHypervisor:
         with self._lock:
             self._look_at = None if self._look_at is None else min(self._look_at, time.monotonic() - LOOK_SHARED)
 
-    def _taken(self) -> set[str]:
-        inventory = self._look(younger_than=_TAKEN_KNOWN)
-        return {row.mark.address for row in inventory.vms if row.mark is not None}
-
-    def _remember(self, vm: Vm) -> None:
+    def _remember(self, vm: Vm, *, found: bool = False) -> None:
         with self._lock:
             self._known[vm.id] = vm
+            if found:
+                self._asked.setdefault(vm.id, vm.created.timestamp())
 
     def _get_known(self, vm: str, deadline: Deadline) -> Vm:
         with self._lock:
@@ -336,13 +348,15 @@ class VsphereHypervisor:
         if known is not None and known.mac:
             return known
         row = self._reader.read_vm(vm, deadline=deadline)
+        if row is not None:
+            check_readable(row)
         if row is None or row.mark is None:
             text = f"child {vm} is not there: somebody removed it. Scale again for as many as are wanted."
             raise NotFound(text)
         known = self._as_vm(row, row.mark, self._look(younger_than=_TAKEN_KNOWN))
         if known.mac is None:
             known = replace(known, mac=self._reader.read_mac(vm, deadline=deadline))
-        self._remember(known)
+        self._remember(known, found=True)
         return known
 
     def _as_vm(self, row: VmRow, mark: Mark, inventory: Inventory) -> Vm:
@@ -371,11 +385,3 @@ class VsphereHypervisor:
             fingerprint=f"{row.uuid}/{row.request and guestinfo.read_id(row.request)}",
             children=sum(vm.mark is not None and vm.mark.parent == row.id for vm in inventory.vms),
         )
-
-
-def _leave_out_powered_off(rows: list[ParentRow]) -> list[ParentRow]:
-    """The parents of a rule that run; all when none does, so that freezing them says so."""
-    for row in rows:
-        if not row.powered_on:
-            logger.warning("%s: it does not run and is left out. Start it, and freeze the rule again.", row.name)
-    return [row for row in rows if row.powered_on] or rows

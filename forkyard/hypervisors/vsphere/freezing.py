@@ -2,13 +2,14 @@
 Bring a parent to the point from which it can be forked: the app quiesced, then `instantclone.freeze` in the guest.
 
 The guest's own agent does both when it is asked through guestinfo. With `vsphere.guest_user` guest operations start
-the freeze instead; nobody waits for that program's end, because the VM stands still before it ends.
+the freeze instead; nobody waits for that program's end, because the VM stands still before it ends. A start that
+seems to have failed may have frozen it all the same, so vCenter is asked before that is believed.
 """
 
 import logging
 from datetime import UTC, datetime, timedelta
 
-from forkyard.errors import NotReady, VerificationFailed
+from forkyard.errors import NotReady, OutcomeUnknown, TransientError, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.customizing import Guest, make_guest, make_login, make_request_id, read_answer
@@ -23,9 +24,13 @@ logger = logging.getLogger(__name__)
 FROZEN = "runtime.instantCloneFrozen"
 _FREEZE = "freeze-"
 _LOOK_THERE = "Look at `journalctl -u forkyard-agent` in it."
-_RPCTOOL = "/usr/bin/vmware-rpctool"
+_SHELL = "/bin/sh"
+# After a moment in which VMware's tools tell vCenter that it runs: in a VM that stands still they tell nothing.
+_FREEZING = "-c 'sleep 1; exec /usr/bin/vmware-rpctool \"instantclone.freeze\"'"
 _AGENT_PATIENCE = timedelta(seconds=10)
 """How long a guest without our agent is waited for before guest operations go on without it."""
+_DOUBT = timedelta(seconds=15)
+"""How long a freeze is waited for whose start vCenter did not confirm."""
 
 
 def freeze_parent(
@@ -44,8 +49,12 @@ def freeze_parent(
     guest = make_guest(session, stream, parent.id, parent.name)
     _quiesce(guest, settings, deadline)
     asked = f"{_FREEZE}{datetime.now(UTC).isoformat()}"
+    doubt: TransientError | None = None
     if settings.guest_user:
-        _start_program(session, settings, guest, deadline)
+        try:
+            _start_program(session, settings, guest, deadline)
+        except (OutcomeUnknown, NotReady) as error:
+            doubt, deadline = error, Deadline(min(_DOUBT, deadline.left))
     else:
         guest.send(asked, "freeze", deadline)
     with stream.watching(guest.vm) as watch:
@@ -58,7 +67,12 @@ def freeze_parent(
                 raise VerificationFailed(text)
             return True if values.get(FROZEN) else None
 
-        watch.wait(look, what=f"{parent.name}: freezing: vCenter does not show it as frozen", deadline=deadline)
+        try:
+            watch.wait(look, what=f"{parent.name}: freezing: vCenter does not show it as frozen", deadline=deadline)
+        except NotReady as error:
+            if doubt is None:
+                raise
+            raise doubt from error
 
 
 def frozen_at(parent: ParentRow) -> datetime:
@@ -75,7 +89,7 @@ def frozen_at(parent: ParentRow) -> datetime:
 def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> None:
     patience = Deadline(min(_AGENT_PATIENCE, deadline.left)) if settings.guest_user else deadline
     try:
-        answer = guest.ask(make_request_id(), "quiesce", {}, patience)
+        answer = guest.ask(make_request_id(), "quiesce", patience)
     except NotReady:
         if not settings.guest_user:
             raise
@@ -88,7 +102,7 @@ def _quiesce(guest: Guest, settings: VsphereSettings, deadline: Deadline) -> Non
 
 def _start_program(session: Session, settings: VsphereSettings, guest: Guest, deadline: Deadline) -> None:
     login = make_login(settings)
-    program = vim.vm.guest.ProcessManager.ProgramSpec(programPath=_RPCTOOL, arguments='"instantclone.freeze"')
+    program = vim.vm.guest.ProcessManager.ProgramSpec(programPath=_SHELL, arguments=_FREEZING)
 
     def start() -> Managed:
         return session.content.guestOperationsManager.processManager.StartProgramInGuest(guest.vm, login, program)

@@ -33,6 +33,18 @@ ANSWER = f"{PREFIX}answer"
 IDENTIFIED = f"{PREFIX}identified"
 REPORT = f"{PREFIX}report"
 
+
+def option_path(key: str) -> str:
+    """The property path of one value of `extraConfig`."""
+    return f'config.extraConfig["{key}"]'
+
+
+def read_option(values: Mapping[str, Any], path: str) -> str:
+    """The text of one value of `extraConfig` among properties by their paths; empty when there is none."""
+    option = values.get(path)
+    return str(getattr(option, "value", option) or "")
+
+
 # Among what people may have written around it.
 _NOTE = re.compile(
     r"^forkyard: fork (?P<fork>\S+) of (?P<service>\S+) at (?P<address>\S+), made by request (?P<request>[^\s,]+)"

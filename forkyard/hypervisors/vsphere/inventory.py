@@ -14,25 +14,15 @@ from forkyard.errors import Unavailable
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.guestinfo import Mark
+from forkyard.hypervisors.vsphere.guestinfo import option_path, read_option
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import count_disk_levels, list_adapters
+from forkyard.hypervisors.vsphere.vms import VM_PATHS, LastRows, VmRow, make_vm_row
 
 PAGE = 500
 """Objects in one answer; a larger inventory comes in several."""
 
-
-def option_path(key: str) -> str:
-    """The property path of one value of `extraConfig`."""
-    return f'config.extraConfig["{key}"]'
-
-
-_STAMP, _IDENTIFIED = option_path(guestinfo.STAMP), option_path(guestinfo.IDENTIFIED)
 _FROZEN = "runtime.instantCloneFrozen"
-_VM_PATHS = (
-    *("name", "config.uuid", "runtime.powerState", "runtime.host", _FROZEN),
-    *(_STAMP, _IDENTIFIED, "config.annotation", "config.createDate"),
-)
 _HOST_PATHS = (
     *("name", "parent", "runtime.connectionState", "runtime.inMaintenanceMode", "recentTask"),
     *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
@@ -50,23 +40,6 @@ _PARENT_PATHS = (
     *("runtime.powerState", _FROZEN, "runtime.host", "parent", "resourcePool", "datastore"),
     option_path(guestinfo.REQUEST),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class VmRow:
-    """One VM of anybody's."""
-
-    id: str
-    name: str
-    powered_on: bool
-    frozen: bool
-    host: str | None
-    """vCenter's id of its host."""
-    bios_uuid: str
-    mark: Mark | None
-    """From its stamp, or from its annotation when the stamp cannot be read; None: not a child of ours."""
-    mac: str | None
-    """Known once it was identified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +122,14 @@ class InventoryReader:
         """Read through *session*."""
         self._session = session
         self._view: Managed = None
+        self._last = LastRows()
 
     def read(self, *, deadline: Deadline | None = None) -> Inventory:
         """Look at everything, in one call (and its pages)."""
         query = vmodl.query.PropertyCollector
         rows = self._collect(
             [
-                query.PropertySpec(type=vim.VirtualMachine, pathSet=list(_VM_PATHS)),
+                query.PropertySpec(type=vim.VirtualMachine, pathSet=list(VM_PATHS)),
                 query.PropertySpec(type=vim.HostSystem, pathSet=list(_HOST_PATHS)),
                 query.PropertySpec(type=vim.Datastore, pathSet=list(_DATASTORE_PATHS)),
                 query.PropertySpec(type=vim.Task, pathSet=list(_TASK_PATHS)),
@@ -167,23 +141,24 @@ class InventoryReader:
             by_kind.setdefault(type(ref), []).append((ref, values))
         leaving = {moid(ref) for ref, values in by_kind.get(vim.Task, ()) if _is_leaving(values)}
         hosts = (_host_row(ref, values, leaving) for ref, values in by_kind.get(vim.HostSystem, ()))
+        vms = (make_vm_row(ref, values) for ref, values in by_kind.get(vim.VirtualMachine, ()))
         stores = (_datastore_row(ref, values) for ref, values in by_kind.get(vim.Datastore, ()))
         return Inventory(
-            vms=tuple(_vm_row(ref, values) for ref, values in by_kind.get(vim.VirtualMachine, ())),
+            vms=self._last.complete(vms, all_there=True),
             hosts={host.id: host for host in hosts},
             datastores={store.id: store for store in stores},
         )
 
     def read_vm(self, vm: str, *, deadline: Deadline | None = None) -> VmRow | None:
         """Look at one VM; None when it is not there."""
-        rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], _VM_PATHS, deadline)
-        return _vm_row(*rows[0]) if rows else None
+        rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], VM_PATHS, deadline)
+        return self._last.complete([make_vm_row(*rows[0])])[0] if rows else None
 
     def read_value(self, vm: str, key: str, *, deadline: Deadline | None = None) -> str:
         """Read one of a VM's own values; empty when it has none."""
         path = option_path(key)
         rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], (path,), deadline)
-        return _option(rows[0][1], path) if rows else ""
+        return read_option(rows[0][1], path) if rows else ""
 
     def read_parents(self, vms: Iterable[str], *, deadline: Deadline | None = None) -> list[ParentRow]:
         """Look at these parents; what is gone is left out."""
@@ -307,30 +282,6 @@ def _read_pages(collector: Managed, spec: Managed) -> list[tuple[Managed, dict[s
     return rows
 
 
-def _option(values: Mapping[str, Any], path: str) -> str:
-    option = values.get(path)
-    return str(getattr(option, "value", option) or "")
-
-
-def _vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
-    bios_uuid = str(values.get("config.uuid", ""))
-    note, created = str(values.get("config.annotation") or ""), values.get("config.createDate")
-    # A guest may spoil its stamp; it can write neither of the other two.
-    mark = guestinfo.parse_mark(_option(values, _STAMP), bios_uuid) or guestinfo.parse_note(note, bios_uuid, created)
-    identified = _option(values, _IDENTIFIED)
-    host = values.get("runtime.host")
-    return VmRow(
-        id=moid(ref),
-        name=str(values.get("name", "")),
-        powered_on=values.get("runtime.powerState") == "poweredOn",
-        frozen=bool(values.get(_FROZEN)),
-        host=moid(host) if host is not None else None,
-        bios_uuid=bios_uuid,
-        mark=mark,
-        mac=guestinfo.parse_identified(identified, mark.stamp.fork_id) if mark is not None else None,
-    )
-
-
 def _is_leaving(task: Mapping[str, Any]) -> bool:
     return task.get("info.descriptionId") == _LEAVING and task.get("info.state") in {"queued", "running"}
 
@@ -378,5 +329,5 @@ def _parent_row(ref: Managed, values: Mapping[str, Any]) -> ParentRow:
         folder=values.get("parent"),
         pool=values.get("resourcePool"),
         datastores=tuple(moid(store) for store in values.get("datastore") or ()),
-        request=_option(values, option_path(guestinfo.REQUEST)),
+        request=read_option(values, option_path(guestinfo.REQUEST)),
     )

@@ -8,6 +8,7 @@ Which VMs are a service's parents: by the rule in `services.*.parent`, one on ea
 A child of ours is never a parent, whatever it is called.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -17,8 +18,11 @@ from fnmatch import fnmatchcase
 from forkyard.errors import InvalidRequest, NotFound
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import Devices, Inventory, InventoryReader, ParentRow, VmRow
+from forkyard.hypervisors.vsphere.inventory import Devices, Inventory, InventoryReader, ParentRow
 from forkyard.hypervisors.vsphere.session import Session
+from forkyard.hypervisors.vsphere.vms import VmRow
+
+logger = logging.getLogger(__name__)
 
 FRESH = 60.0
 """Seconds for which a parent and its devices are believed: they change only by somebody's hand."""
@@ -62,7 +66,7 @@ class ParentFinder:
 
     def list_parents(self, rule: str, inventory: Inventory, *, deadline: Deadline | None = None) -> list[ParentRow]:
         """Every parent by *rule*, frozen or not, by name; as *inventory* has it, the rest as of a moment ago."""
-        rows = self._candidates(parse_rule(rule), inventory)
+        rows = [row for row in self.list_candidates(rule, inventory) if row.lost is None]
         with self._lock:
             now = time.monotonic()
             known = {row.id: self._known[row.id] for row in rows if row.id in self._known}
@@ -76,6 +80,15 @@ class ParentFinder:
         missing = self._reader.read_parents([row.id for row in rows if row.id not in fresh], deadline=deadline)
         self._remember(missing)
         return sorted([*fresh.values(), *missing], key=lambda parent: parent.name)
+
+    def list_candidates(self, text: str, inventory: Inventory) -> list[VmRow]:
+        """The VMs that are parents by this rule, and those that vCenter cannot read now."""
+        rule = parse_rule(text)
+        own = [vm for vm in inventory.vms if vm.mark is None]
+        if rule.kind == "name":
+            return [vm for vm in own if fnmatchcase(vm.name, rule.what)]
+        members = self._in_folder(rule.what) if rule.kind == "folder" else self._with_attribute(rule)
+        return [vm for vm in own if vm.id in members]
 
     def get(self, parent: str, *, deadline: Deadline | None = None) -> ParentRow:
         """
@@ -127,13 +140,6 @@ class ParentFinder:
                 self._known[parent.id] = (time.monotonic(), parent)
                 self._devices.pop(parent.id, None)
 
-    def _candidates(self, rule: Rule, inventory: Inventory) -> list[VmRow]:
-        own = [vm for vm in inventory.vms if vm.mark is None]
-        if rule.kind == "name":
-            return [vm for vm in own if fnmatchcase(vm.name, rule.what)]
-        members = self._in_folder(rule.what) if rule.kind == "folder" else self._with_attribute(rule)
-        return [vm for vm in own if vm.id in members]
-
     def _in_folder(self, path: str) -> set[str]:
         index = self._session.content.searchIndex
 
@@ -153,6 +159,14 @@ class ParentFinder:
             text = f"{rule.what}: vCenter has no custom attribute of this name. Mend services.*.parent."
             raise NotFound(text)
         return self._reader.list_by_attribute(keys, rule.value)
+
+
+def leave_out_powered_off(rows: list[ParentRow]) -> list[ParentRow]:
+    """The parents of a rule that run; all when none does, so that freezing them says so."""
+    for row in rows:
+        if not row.powered_on:
+            logger.warning("%s: it does not run and is left out. Start it, and freeze the rule again.", row.name)
+    return [row for row in rows if row.powered_on] or rows
 
 
 def _gone(parent: str) -> NotFound:

@@ -33,16 +33,24 @@ class Places:
         """
         settings = self._settings
         return Location(
-            folder=self._once("folder", settings.folder, lambda: self._by_path(settings.folder, vim.Folder))
-            or parent.folder,
+            folder=self._find_folder() or parent.folder,
             pool=self._once("pool", settings.pool, lambda: self._by_path(settings.pool, vim.ResourcePool)),
             datastore=self.find_datastore(),
             portgroup=self._once("portgroup", settings.portgroup, self._make_backing),
         )
 
+    def find_folder(self) -> str | None:
+        """The id of the folder that the settings name for all children; None: they name none. Raises as above."""
+        folder = self._find_folder()
+        return moid(folder) if folder is not None else None
+
     def find_datastore(self) -> Managed:
         """The datastore that the settings name for all children, None when they name none; raises as `location_of`."""
         return self._once("datastore", self._settings.datastore, lambda: self._by_name("datastore", vim.Datastore))
+
+    def _find_folder(self) -> Managed:
+        path = self._settings.folder
+        return self._once("folder", path, lambda: self._by_path(path, vim.Folder))
 
     def _once(self, key: str, name: str, look: Callable[[], Managed]) -> Managed:
         if not name:

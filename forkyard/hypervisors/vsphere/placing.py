@@ -35,7 +35,7 @@ def make_placements(
     inventory: Inventory,
     settings: VsphereSettings,
     *,
-    addresses: int,
+    addresses: Room,
     datastore: str | None = None,
     disk_levels: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Placement]:
@@ -111,14 +111,14 @@ def _deal_out(
     stores: Mapping[str, DatastoreRow | None],
     inventory: Inventory,
     settings: VsphereSettings,
-    addresses: int,
+    addresses: Room,
 ) -> dict[str, list[Room]]:
     everybody = [parent.id for parent in parents]
     rooms = {parent.id: _own_rooms(inventory.hosts[parent.host or ""]) for parent in parents}
     for host in {parent.host or "": inventory.hosts[parent.host or ""] for parent in parents}.values():
         users = [parent for parent in parents if parent.host == host.id]
         _share(rooms, [parent.id for parent in users], _count_in_memory(users, host, settings), "memory")
-    _share(rooms, everybody, addresses, "addresses")
+    _share(rooms, everybody, addresses.number, addresses.limited_by)
     for store in {store.id: store for store in stores.values() if store is not None}.values():
         there = [parent for parent in everybody if (own := stores[parent]) is not None and own.id == store.id]
         room = _count_on_disk(store, settings)

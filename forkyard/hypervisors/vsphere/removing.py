@@ -6,9 +6,9 @@ from contextlib import suppress
 from forkyard.errors import NotFound, NotReady
 from forkyard.hypervisors.vsphere.api import Managed, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import VmRow
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.stream import UpdateStream
+from forkyard.hypervisors.vsphere.vms import VmRow
 
 
 def remove_vm(session: Session, stream: UpdateStream, row: VmRow, deadline: Deadline) -> None:

@@ -5,6 +5,7 @@ A fork's network adapters come disconnected, each by `migrateConnect`; without t
 child under its parent's addresses. The host is never named: a child starts where its parent runs.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
@@ -69,11 +70,11 @@ def make_change(
     connected: bool = False,
     annotation: str | None = None,
 ) -> Managed:
-    """A change of a running VM: its values, the state of its adapters' cables, its note for people."""
+    """A change of a running VM: its values, the state of the cables of its own *adapters*, its note for people."""
     connect = _CONNECT(connected=connected, startConnected=connected, allowGuestControl=False)
     return vim.vm.ConfigSpec(
         extraConfig=make_options(values),
-        deviceChange=[_edit(adapter, connect) for adapter in adapters],
+        deviceChange=[_rewire(adapter, connect) for adapter in adapters],
         annotation=annotation,
     )
 
@@ -111,8 +112,14 @@ def _backing_like(backing: Managed) -> Managed:
     return type(backing)(port=port)
 
 
-def _edit(adapter: Managed, connect: Managed, backing: Managed = None) -> Managed:
-    # Only what is changed, and the key: an unset field stays as it is, above all the MAC, which is the child's own,
-    # and after the fork the network, which need not be the parent's.
+def _edit(adapter: Managed, connect: Managed, backing: Managed) -> Managed:
+    # Of the parent's adapter only the key: above all not its MAC.
     device = type(adapter)(key=adapter.key, backing=backing, connectable=connect)
+    return vim.vm.device.VirtualDeviceSpec(operation="edit", device=device)
+
+
+def _rewire(adapter: Managed, connect: Managed) -> Managed:
+    # As it is, MAC and network and all: what a change leaves unsaid, vCenter may choose anew.
+    device = copy.copy(adapter)
+    device.connectable = connect
     return vim.vm.device.VirtualDeviceSpec(operation="edit", device=device)

@@ -4,16 +4,21 @@ Give a child its identity by vSphere's own guest customization, for a parent tha
 `CustomizeGuest_Task` changes the host name and the address while the cable is out. Once VMware's tools tell the name
 and the MAC that were asked for the cable is connected, and `StartGuestNetwork_Task` brings the network up; then the
 address is compared too. They tell of three points; the others are in nobody's sight, and the report says so.
+
+The engine in the guest that does it may hang after a failure, or keep its lock: so it is aborted before another try.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import cast
 
 from forkyard import wire
 from forkyard.errors import ForkyardError, NotReady, Unsupported, VerificationFailed
 from forkyard.hypervisors.vsphere import guestinfo
+from forkyard.hypervisors.vsphere.adapters import OwnAdapters
 from forkyard.hypervisors.vsphere.api import Managed
 from forkyard.hypervisors.vsphere.customizing import Guest, make_login
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -23,9 +28,18 @@ from forkyard.hypervisors.vsphere.stream import Values
 from forkyard.settings import VsphereSettings
 from forkyard.wire import Identity, IdentityReport, PointReport
 
+logger = logging.getLogger(__name__)
+
 HOST_NAME, NETWORK = "guest.hostName", "guest.net"
 TOLD = ("mac", "address", "hostname")
 """The points that the tools tell of."""
+_ABORT = timedelta(seconds=10)
+_ENGINELESS = "does not support guest customization"
+"""What vCenter says of a guest whose tools cannot do it, under whichever fault."""
+_INSTALL = (
+    "Install VMware's guest customization engine for Instant Clone in the parents beside open-vm-tools, freeze them "
+    'again, or set vsphere.customize = "agent".'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +49,14 @@ class GuestTools:
     guest: Guest
     settings: VsphereSettings
 
-    def identify(
-        self, identity: Identity, mac: str, adapters: tuple[Managed, ...], note: str, deadline: Deadline
-    ) -> IdentityReport:
+    def identify(self, identity: Identity, adapters: OwnAdapters, note: str, deadline: Deadline) -> IdentityReport:
         """
         Have the guest customized, connect it, and compare what its tools say; *note* becomes the VM's annotation.
 
         Raises:
             VerificationFailed: the guest could not be customized, or is not what was asked; the message says whether
                 it is disconnected.
-            Unsupported: the vCenter is older than vSphere 7.
+            Unsupported: the vCenter is older than vSphere 7, or the guest has no customization engine.
             NotReady: its tools do not run.
         """
         begun = time.monotonic()
@@ -59,23 +71,40 @@ class GuestTools:
         try:
             self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
             self._compare(lambda told: _find_stranger(told, identity), deadline)
-            plugged = make_change({}, adapters=adapters, connected=True, annotation=note)
-            self._carry_out("connecting", lambda: vm.ReconfigVM_Task(plugged), deadline)
+            self._connect(adapters, identity, note, deadline)
             self._carry_out("starting the network", lambda: manager.StartGuestNetwork_Task(vm, login), deadline)
             self._compare(lambda told: _find_differences(told, identity), deadline)
             report = _make_report(identity, time.monotonic() - begun)
             proof = make_change(
                 {
-                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, mac),
+                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, identity.mac),
                     guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
                 }
             )
             self._carry_out("recording the proof", lambda: vm.ReconfigVM_Task(proof), deadline)
         except ForkyardError as error:
+            self._abort(manager, login)
             # Whatever failed: an earlier attempt may have connected it.
             text = f"{error} {self.guest.cut_off(adapters)}"
+            if _ENGINELESS in text.lower():
+                text = f"{text} {_INSTALL}"
+                raise Unsupported(text) from error
             raise type(error)(text) from error
         return report
+
+    def _abort(self, manager: Managed, login: Managed) -> None:
+        try:
+            self._carry_out("aborting", lambda: manager.AbortCustomization_Task(self.guest.vm, login), Deadline(_ABORT))
+        except ForkyardError as error:
+            # Its lock, if it holds one, is then what the next attempt is told of.
+            logger.info("%s", error)
+
+    def _connect(self, adapters: OwnAdapters, identity: Identity, note: str, deadline: Deadline) -> None:
+        with self.guest.stream.watching(self.guest.vm) as watch:
+            own = adapters.read(watch.values(self.guest.vm), deadline)
+            plugged = make_change({}, adapters=own, connected=True, annotation=note)
+            self._carry_out("connecting", lambda: self.guest.vm.ReconfigVM_Task(plugged), deadline)
+            self.guest.check_connected(watch, adapters, identity.mac, deadline)
 
     def _carry_out(self, what: str, act: Managed, deadline: Deadline) -> None:
         carry_out(self.guest.session, self.guest.stream, f"{self.guest.name}: {what}", act, deadline)

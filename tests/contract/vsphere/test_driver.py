@@ -1,5 +1,6 @@
 """What goes wrong at a vCenter: a clear error or a right recovery, no orphan, and nothing of anybody else's touched."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,13 +15,16 @@ from forkyard.errors import (
     InvalidRequest,
     NotFound,
     NotReady,
+    OutcomeUnknown,
     TransientError,
     VerificationFailed,
 )
+from forkyard.hypervisors.vsphere import customizing, freezing
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.specs import list_adapters
 from forkyard.model import ForkSpec, Power, VmId
 from forkyard.waiting import wait_for
+from tests.support.lab import until
 from tests.support.small_vm import PATIENCE, make_identity, make_stamp
 from tests.support.vsphere import RULE, VsphereWorld, fork, vsphere_world
 
@@ -179,6 +183,32 @@ def test_a_proved_identity_connects_the_cable(world: VsphereWorld) -> None:
     assert world.vcenter.machines()["game-a-1"]["connected"] is True
 
 
+def test_a_clock_that_is_not_of_now_leaves_the_cable_out(world: VsphereWorld) -> None:
+    world.vcenter.trouble("stopped")
+    hypervisor = world.open()
+    vm = fork(hypervisor, "game-a-1")
+    with pytest.raises(VerificationFailed, match=r"game-a-1: the guest's clock was set to .* NTP"):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    assert world.vcenter.machines()["game-a-1"]["connected"] is False
+
+
+@pytest.mark.parametrize("by_another", [False, True])
+def test_a_guest_that_is_asked_again_may_tell_of_the_time_when_it_was_asked_first(
+    world: VsphereWorld, monkeypatch: pytest.MonkeyPatch, *, by_another: bool
+) -> None:
+    monkeypatch.setattr(customizing, "_CLOCK_OFF", 0.0)
+    monkeypatch.setattr(customizing, "_CLOCK_STEP", 1.0)
+    hypervisor = world.open()
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.fail("ReconfigVM_Task", "drop", when="lost", count=1)
+    with pytest.raises(OutcomeUnknown):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    first = time.monotonic()
+    until(lambda: time.monotonic() - first > 2.5, seconds=10, what="a moment that the report is not of")
+    again = world.open() if by_another else hypervisor
+    assert again.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
+
+
 def test_a_guest_that_says_nothing_is_not_ready(world: VsphereWorld) -> None:
     world.vcenter.trouble("silent")
     hypervisor = world.open()
@@ -248,6 +278,33 @@ def test_guest_operations_freeze_a_parent_too(tmp_path: Path) -> None:
         secret.write_text(world.vcenter.door.guest_password)
         hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
         assert hypervisor.freeze(VmId(RULE), timeout=PATIENCE).name == "game-parent-esx-01"
+
+
+@pytest.mark.parametrize("fault", ["drop", "GuestOperationsUnavailable"])
+def test_a_freeze_whose_start_is_not_confirmed_is_seen_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    secret = tmp_path / "guest"
+    with vsphere_world(tmp_path, frozen=False, hosts=1) as world:
+        secret.write_text(world.vcenter.door.guest_password)
+        if fault == "drop":
+            world.vcenter.fail("StartProgramInGuest", fault, when="lost", count=1)
+        else:
+            # Tools that are slow: the VM stands still before they have told anything.
+            monkeypatch.setattr(freezing, "_FREEZING", "-c 'exec /usr/bin/vmware-rpctool instantclone.freeze'")
+        hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
+        assert hypervisor.freeze(VmId(RULE), timeout=PATIENCE).name == "game-parent-esx-01"
+
+
+def test_a_freeze_that_could_not_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freezing, "_DOUBT", timedelta(seconds=1))
+    secret = tmp_path / "guest"
+    with vsphere_world(tmp_path, frozen=False, hosts=1) as world:
+        secret.write_text(world.vcenter.door.guest_password)
+        world.vcenter.fail("StartProgramInGuest", "GuestOperationsUnavailable", when="call")
+        hypervisor = world.open(guest_user=world.vcenter.door.guest_user, guest_password_file=secret)
+        with pytest.raises(NotReady, match="open-vm-tools"):
+            hypervisor.freeze(VmId(RULE), timeout=PATIENCE)
 
 
 def test_a_wrong_guest_password_is_told(tmp_path: Path) -> None:

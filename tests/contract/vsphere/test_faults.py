@@ -41,6 +41,25 @@ def test_a_session_that_expired_is_opened_again(world: VsphereWorld) -> None:
     assert [one.name for one in hypervisor.list_vms()] == ["game-a-1"]
 
 
+def test_a_late_answer_to_a_call_of_a_lost_session_does_not_log_everybody_out(world: VsphereWorld) -> None:
+    hypervisor = world.open()
+    hypervisor.list_vms()
+    session = hypervisor.session
+    index = session.content.searchIndex
+    world.vcenter.delay("FindByInventoryPath", call=1)
+    world.vcenter.calls(reset=True)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(lambda: index.FindByInventoryPath("yard"))
+        until(lambda: "FindByInventoryPath" in world.vcenter.calls(), seconds=10, what="the begin of the call")
+        world.vcenter.expire_sessions()
+        hypervisor.list_vms()
+        logins = session.calls["Login"]
+        # Who is answered is one that vCenter knows no more, with the cookie of a session that is nobody's.
+        late.result()
+        hypervisor.list_vms()
+    assert session.calls["Login"] == logins
+
+
 def test_a_task_that_is_waited_for_outlives_the_session(world: VsphereWorld) -> None:
     hypervisor = world.open()
     vm = fork(hypervisor, "game-a-1")

@@ -2,7 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,20 @@ def test_a_changing_call_waits_for_a_vcenter_that_is_away(world: VsphereWorld) -
     before = session.calls["ReconfigVM_Task"]
     assert session.call("changing", lambda: managed.ReconfigVM_Task(make_change({})), changes=True)
     assert session.calls["ReconfigVM_Task"] == before + 1
+
+
+def test_a_guest_is_told_the_time_when_its_request_is_sent_and_not_when_that_was_made(world: VsphereWorld) -> None:
+    hypervisor = world.open()
+    vm = hypervisor.fork(make_specs(hypervisor, 1)[0], timeout=PATIENCE)
+    identity = make_identity(vm)
+    managed = hypervisor.session.find(vim.VirtualMachine, vm.id)
+    world.vcenter.begin_restart(4.0)
+    with pytest.raises(TransientError):
+        hypervisor.session.call("noticing", lambda: managed.name, deadline=Deadline(timedelta(seconds=0.2)))
+    report = hypervisor.identify(vm.id, identity, timeout=PATIENCE)
+    told = next(point.value for point in report.points if point.point == "clock")
+    # In whole seconds.
+    assert datetime.fromisoformat(told).timestamp() > identity.wall_clock + 2
 
 
 def test_a_lost_answer_does_not_cost_the_session(world: VsphereWorld) -> None:

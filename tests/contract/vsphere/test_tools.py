@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.errors import CredentialsRejected, NotReady, VerificationFailed
+from forkyard.errors import CredentialsRejected, NotReady, Unsupported, VerificationFailed
 from forkyard.hypervisors.vsphere.driver import VsphereHypervisor
 from forkyard.model import Vm
 from forkyard.wire import POINTS
@@ -141,6 +141,40 @@ def test_what_failed_once_can_be_repeated(world: VsphereWorld, hypervisor: Vsphe
     with pytest.raises(NotReady, match="open-vm-tools"):
         hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
     assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
+
+
+def test_an_engine_that_keeps_its_lock_after_a_failure_is_aborted(
+    world: VsphereWorld, hypervisor: VsphereHypervisor
+) -> None:
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.fail("CustomizeGuest_Task", "TaskInProgress", count=1)
+    with pytest.raises(NotReady):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
+
+
+def test_an_abort_that_fails_leaves_the_cable_out_and_the_first_error_told(
+    world: VsphereWorld, hypervisor: VsphereHypervisor
+) -> None:
+    vm = fork(hypervisor, "game-a-1")
+    world.vcenter.fail("StartGuestNetwork_Task", "ToolsUnavailable", count=1)
+    world.vcenter.fail("AbortCustomization_Task", "NoPermission", when="call")
+    with pytest.raises(NotReady, match=r"open-vm-tools.*Its network is taken away"):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    assert not is_connected(world, vm)
+
+
+def test_a_guest_without_a_customization_engine_is_told_what_to_install(
+    world: VsphereWorld, hypervisor: VsphereHypervisor
+) -> None:
+    world.vcenter.calm()
+    world.vcenter.trouble("engineless")
+    vm = fork(hypervisor, "game-a-1")
+    with pytest.raises(
+        Unsupported, match=r"does not support Guest Customization.*Install VMware's guest customization"
+    ):
+        hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE)
+    assert not is_connected(world, vm)
 
 
 def test_a_wrong_password_of_the_guest_is_said_and_the_cable_stays_out(world: VsphereWorld, tmp_path: Path) -> None:
