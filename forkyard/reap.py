@@ -63,6 +63,15 @@ class LeavesRemnants(Protocol):
         ...
 
 
+@runtime_checkable
+class MayBeBlind(Protocol):
+    """A hypervisor whose VMs can be out of its own sight, and serve all the same."""
+
+    def list_unseen(self) -> Sequence[str]:
+        """Names of VMs that may be children, and that nobody can read now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Orphan:
     """One thing that nobody owns."""
@@ -163,6 +172,10 @@ def reap(
 
 def _look(world: World, unchanged_for: timedelta) -> tuple[Orphan, ...]:
     fleet = observe_fleet(world)
+    if fleet.strays and isinstance(world.hypervisor, MayBeBlind):
+        # No VM is seen behind them; that is not to say that there is none.
+        unseen = frozenset(world.hypervisor.list_unseen())
+        fleet = replace(fleet, strays=tuple(stray for stray in fleet.strays if stray.node not in unseen))
     found = find_orphans(fleet, world.balancer.upstream(world.service), now=fleet.observed_at, leased=True)
     if not isinstance(world.hypervisor, LeavesRemnants):
         return found

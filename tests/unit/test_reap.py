@@ -150,6 +150,17 @@ def test_a_registration_without_a_vm_is_removed(world: World, fake: FakeWorld) -
     assert fake.entries == {}
 
 
+def test_a_registration_whose_vm_may_only_be_out_of_sight_is_left_alone(world: World, fake: FakeWorld) -> None:
+    class Blind(FakeHypervisor):
+        def list_unseen(self) -> list[str]:
+            return ["game-aaaaaa-8"]
+
+    fake.register(a_registration("game-aaaaaa-8"))
+    fake.register(a_registration("game-aaaaaa-9"))
+    assert kinds(run(replace(world, hypervisor=Blind(fake)))) == {"game-aaaaaa-9": OrphanKind.STRAY}
+    assert [node for node, _ in fake.entries] == ["game-aaaaaa-8"]
+
+
 def test_what_a_person_registered_by_hand_is_not_touched(world: World, fake: FakeWorld) -> None:
     fake.register(Registration("by-hand", "game", "old-iron", "10.77.0.200", 80, "passing"))
     assert run(world).removals == ()

@@ -107,6 +107,10 @@ class VsphereHypervisor:
             self._known.update({vm.id: vm for vm in found})
         return sorted((vm for vm in found if service in {None, vm.stamp.service}), key=lambda vm: vm.name)
 
+    def list_unseen(self) -> list[str]:
+        """Names of VMs that may be children, and that vCenter cannot read now; see `forkyard.reap.MayBeBlind`."""
+        return [row.name for row in self._taken.list_unknown(self._look(younger_than=LOOK_SHARED))]
+
     def list_parents(self, service: str | None = None) -> list[FrozenParent]:
         """All frozen parents, by name."""
         inventory = self._look(younger_than=LOOK_SHARED)

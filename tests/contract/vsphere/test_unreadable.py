@@ -68,6 +68,14 @@ def test_who_never_read_what_is_lost_among_the_children_makes_none_and_says_so(
     assert fork(world.open(), "game-a-2").name == "game-a-2"
 
 
+def test_whose_vm_is_out_of_sight_is_named_to_whoever_would_clear_up_after_it(world: VsphereWorld) -> None:
+    fork(world.open(), "game-a-1")
+    world.vcenter.set_readable("game-a-1", readable=False)
+    assert world.open().list_unseen() == ["game-a-1"]
+    world.vcenter.set_readable("game-a-1", readable=True)
+    assert world.open().list_unseen() == []
+
+
 def test_a_parent_that_cannot_be_read_takes_no_forks_and_the_others_do(world: VsphereWorld) -> None:
     hypervisor = world.open()
     assert len(hypervisor.placements(SERVICE)) == 4
