@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -61,8 +62,14 @@ def load_key(path: Path) -> bytes:
 
     Raises:
         NotPermitted: the file is not ours alone to read; nothing it signed could be trusted.
-        InvalidRequest: the file holds no key.
+        InvalidRequest: the file holds no key, or is gone although there was one.
     """
+    made = path.with_name(f"{path.name}.made")
+    # In this order: whoever makes the first one notes it afterwards.
+    if made.exists() and not path.exists():
+        # Under another key the log would look as if somebody had forged it.
+        message = f"{path}: is gone, and there was a key. {_restore(path, made)}"
+        raise InvalidRequest(message)
     _make_key(path)
     try:
         found = path.stat()
@@ -83,9 +90,18 @@ def load_key(path: Path) -> bytes:
     except ValueError:
         key = b""
     if len(key) < _KEY_BYTES:
-        message = f"{path}: holds no key. Restore it from a backup, or remove it: all open approvals are then void."
+        message = f"{path}: holds no key. {_restore(path, made)}"
         raise InvalidRequest(message)
+    with suppress(OSError):
+        made.touch(mode=0o644)
     return key
+
+
+def _restore(path: Path, made: Path) -> str:
+    return (
+        f"Restore it from a backup. Or remove {made} (and {path.name}) to begin with a new one: approvals that are open "
+        f"are then void, and what the audit log has until now can no longer be proved."
+    )
 
 
 def _make_key(path: Path) -> None:

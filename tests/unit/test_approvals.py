@@ -112,7 +112,20 @@ def test_the_key_is_made_once_and_for_us_alone(tmp_path: Path) -> None:
     assert len(key) == 32
     assert load_key(file) == key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [path.name for path in file.parent.iterdir()] == ["approvals.key"]
+    assert {path.name for path in file.parent.iterdir()} == {"approvals.key", "approvals.key.made"}
+
+
+def test_a_key_that_is_gone_is_missed_and_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "approvals.key"
+    key = load_key(file)
+    kept = file.rename(tmp_path / "backup")
+    with pytest.raises(InvalidRequest, match=r"is gone, and there was a key\. Restore it"):
+        load_key(file)
+    kept.rename(file)
+    assert load_key(file) == key
+    file.unlink()
+    (tmp_path / "approvals.key.made").unlink()
+    assert load_key(file) != key
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
