@@ -20,9 +20,11 @@ from forkyard.hypervisors.qemu.parents import Frozen
 from forkyard.hypervisors.qemu.records import (
     as_record,
     is_current,
+    keep_private,
     list_directories,
     locked,
     make_directory,
+    make_private,
     read_record,
     remove_directory,
     write_record,
@@ -116,6 +118,7 @@ class ChildStore:
     def held(self, name: str, *, timeout: timedelta) -> Iterator[None]:
         """Keep everybody else from working on the child; raises FileNotFoundError when it is not there."""
         path = self.path(name)
+        keep_private(self._directory)
         with locked(path, what=f"child {name}", timeout=timeout) as descriptor:
             if not is_current(descriptor, path):
                 text = f"child {name} was removed or made anew just now. Look again."
@@ -131,7 +134,7 @@ class ChildStore:
             CapacityExhausted: it does not fit; nothing was made.
         """
         with translated(f"child {name}"):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_private(self._directory)
         with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
             found = self.find(name)
             if found is not None:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from forkyard.errors import NotReady, OutcomeUnknown, Unavailable
-from forkyard.hypervisors.qemu.records import read_record, write_record
+from forkyard.hypervisors.qemu.records import make_private, read_record, write_record
 from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef, end, find_process, is_alive, parse_ref, spawn, tail
 from forkyard.waiting import wait_for
@@ -101,8 +101,9 @@ def start_instance(instance: Instance, render: Callable[[int, int], list[str]], 
 
     Both sockets listen before QEMU runs: a connection made at once waits for it, and breaks when it dies.
     """
-    instance.run.mkdir(parents=True)
     with ExitStack() as stack, translated(f"starting QEMU {instance.id}"):
+        make_private(instance.run.parent)
+        instance.run.mkdir()
         qmp, agent = (stack.enter_context(_listening(path)) for path in (instance.qmp, instance.agent))
         descriptors = (qmp.fileno(), agent.fileno())
         process = spawn(render(*descriptors), log=instance.log, namespace=namespace, pass_fds=descriptors)

@@ -19,7 +19,14 @@ from typing import cast
 
 from forkyard.errors import InvalidRequest, NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
-from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
+from forkyard.hypervisors.qemu.records import (
+    is_current,
+    keep_private,
+    list_directories,
+    locked,
+    read_record,
+    write_record,
+)
 from forkyard.names import PARENT_NAME, PARENT_NAME_RULE
 from forkyard.oserrors import translated
 
@@ -110,6 +117,7 @@ class ParentStore:
     def held(self, name: str, *, timeout: timedelta, shared: bool) -> Iterator[None]:
         """Keep the parent from being removed (shared), or from being forked (not shared)."""
         path = self.path(name)
+        keep_private(self.directory)
         try:
             with locked(path, what=f"parent {name}", timeout=timeout, shared=shared) as descriptor:
                 if not is_current(descriptor, path):

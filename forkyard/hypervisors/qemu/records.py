@@ -2,7 +2,8 @@
 Files and directories that a crash at any instant leaves either whole or recognisable.
 
 A record appears by rename, with its content, or not at all. A directory that is being made or
-removed has a name that starts with a dot: never listed, and cleared once it is old.
+removed has a name that starts with a dot: never listed, and cleared once it is old. What holds guests'
+memory, disks and consoles is its owner's alone.
 """
 
 import fcntl
@@ -10,15 +11,18 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 from forkyard.oserrors import translated
 from forkyard.waiting import wait_for
+
+_PRIVATE = 0o700
 
 
 def write_record(path: Path, record: Mapping[str, object], *, durable: bool = False) -> None:
@@ -51,9 +55,24 @@ def as_record(value: object) -> dict[str, object] | None:
     return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
-def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:
-    """Make the directory with the record in it, both at once; False when there is one already."""
+def make_private(path: Path) -> None:
+    """Make the directory, its owner's alone; one that is there becomes so."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=_PRIVATE, exist_ok=True)
+    keep_private(path)
+
+
+def keep_private(path: Path) -> None:
+    """Let nobody but its owner into the directory; absent is success."""
+    # Guests' memory holds their keys. What is in it need not be looked at: nobody comes so far.
+    with suppress(FileNotFoundError):
+        if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:
+            path.chmod(_PRIVATE)
+
+
+def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:
+    """Make the directory with the record in it, both at once, in a private one; False when there is one already."""
+    make_private(path.parent)
     temporary = _hidden(path)
     temporary.mkdir()
     try:
