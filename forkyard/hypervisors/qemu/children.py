@@ -30,7 +30,6 @@ from forkyard.hypervisors.qemu.records import (
     write_record,
 )
 from forkyard.model import Power, Role, Stamp, Vm, VmId
-from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef
 from forkyard.settings import Settings
 
@@ -91,8 +90,7 @@ class ChildStore:
 
     def mark(self, name: str, file: str, record: dict[str, object]) -> None:
         """Put on record how far the child has come; raises CapacityExhausted when the disk is full."""
-        with translated(f"child {name}"):
-            write_record(self.path(name) / file, record)
+        write_record(self.path(name) / file, record)
 
     def make_vm(self, record: Record, *, measure: bool = False) -> Vm:
         """The child as it is now."""
@@ -116,7 +114,7 @@ class ChildStore:
 
     @contextmanager
     def held(self, name: str, *, timeout: timedelta) -> Iterator[None]:
-        """Keep everybody else from working on the child; raises FileNotFoundError when it is not there."""
+        """Keep everybody else from working on the child; raises NotFound when it is not there."""
         path = self.path(name)
         keep_private(self._directory)
         with locked(path, what=f"child {name}", timeout=timeout) as descriptor:
@@ -133,9 +131,8 @@ class ChildStore:
             PermanentError: the name belongs to a VM with another stamp.
             CapacityExhausted: it does not fit; nothing was made.
         """
-        with translated(f"child {name}"):
-            make_private(self._directory)
-        with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
+        make_private(self._directory)
+        with locked(self._directory, what="allotting addresses", timeout=_ALLOT):
             found = self.find(name)
             if found is not None:
                 return _same(found, stamp)
@@ -160,8 +157,7 @@ class ChildStore:
         """Replace the stamp; the name keeps its fork id and service. CapacityExhausted: the disk is full."""
         _same(record, stamp)
         renewed = replace(record, stamp=stamp)
-        with translated(f"child {record.name}"):
-            write_record(self.path(record.name) / STAMP, _to_record(renewed))
+        write_record(self.path(record.name) / STAMP, _to_record(renewed))
         return renewed
 
     def clear(self, name: str, *, timeout: timedelta) -> None:

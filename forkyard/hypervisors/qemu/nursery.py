@@ -34,7 +34,6 @@ from forkyard.hypervisors.qemu.qmp import Qmp
 from forkyard.hypervisors.qemu.records import make_directory, read_record, remove_directory
 from forkyard.hypervisors.qemu.timing import Deadline, Steps
 from forkyard.model import VmId
-from forkyard.oserrors import translated
 from forkyard.processes import is_alive, tail
 from forkyard.settings import Settings
 from forkyard.waiting import wait_for
@@ -88,8 +87,7 @@ class Nursery:
             "image": source.fingerprint,
             "memory_mib": machine.memory_mib,
         }
-        with translated(f"starting parent {name}"):
-            make_directory(directory, PARENT, record)
+        make_directory(directory, PARENT, record)
         with self._parents.held(name, timeout=deadline.left, shared=False):
             self._refuse_other(name, record)
             instance = read_instance(self._settings.run_dir, directory)
@@ -111,7 +109,7 @@ class Nursery:
     def freeze(self, name: str, *, timeout: timedelta) -> Frozen:
         """Quiesce the application, stop the VM, save its state, and seal what there is."""
         deadline, steps = Deadline(timeout), Steps()
-        with self._parents.held(name, timeout=deadline.left, shared=False), translated(f"freezing parent {name}"):
+        with self._parents.held(name, timeout=deadline.left, shared=False):
             there = self._parents.find(name)
             if there is not None:
                 return there
@@ -187,15 +185,14 @@ class Nursery:
 
     def _boot(self, image: Image, name: str, machine: Machine) -> Instance:
         directory = self._parents.path(name)
-        with translated(f"starting parent {name}"):
-            for file in FILES:
-                (directory / file).unlink(missing_ok=True)
-            base = directory / "base.qcow2"
-            _link_or_copy(image.directory / "disk.qcow2", base)
-            _make_overlay(directory / "disk.qcow2", base)
-            instance = make_instance(self._settings.run_dir, directory, name, "")
-            boot = Boot(image.directory / "vmlinuz", image.directory / "initrd.img", image.command_line)
-            self._launcher.boot(instance, machine, boot, directory / "memory", (directory / "disk.qcow2", base))
+        for file in FILES:
+            (directory / file).unlink(missing_ok=True)
+        base = directory / "base.qcow2"
+        _link_or_copy(image.directory / "disk.qcow2", base)
+        _make_overlay(directory / "disk.qcow2", base)
+        instance = make_instance(self._settings.run_dir, directory, name, "")
+        boot = Boot(image.directory / "vmlinuz", image.directory / "initrd.img", image.command_line)
+        self._launcher.boot(instance, machine, boot, directory / "memory", (directory / "disk.qcow2", base))
         with explained(instance), Qmp(instance.qmp, timeout=_END) as qmp:
             qmp.execute("set_link", {"name": NIC, "up": False}, timeout=_END)
         return instance

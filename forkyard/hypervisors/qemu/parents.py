@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -118,16 +118,15 @@ class ParentStore:
         """Keep the parent from being removed (shared), or from being forked (not shared)."""
         path = self.path(name)
         keep_private(self.directory)
-        try:
-            with locked(path, what=f"parent {name}", timeout=timeout, shared=shared) as descriptor:
-                if not is_current(descriptor, path):
-                    text = f"parent {name} was removed or made anew just now. Look again."
-                    raise Unavailable(text)
-                yield
-        except FileNotFoundError as error:
-            if path.exists():
-                raise
-            raise _missing(name) from error
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(locked(path, what=f"parent {name}", timeout=timeout, shared=shared))
+            except NotFound as error:
+                raise _missing(name) from error
+            if not is_current(descriptor, path):
+                text = f"parent {name} was removed or made anew just now. Look again."
+                raise Unavailable(text)
+            yield
 
     def seal(self, name: str, service: str, host: str, frozen_at: datetime, machine: Machine) -> Frozen:
         """Make the files of a saved VM immutable, hash them, and write the manifest: from now on it is frozen."""

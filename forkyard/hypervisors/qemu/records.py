@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+from forkyard.errors import NotFound
 from forkyard.oserrors import translated
 from forkyard.waiting import wait_for
 
@@ -94,7 +95,14 @@ def remove_directory(path: Path) -> None:
         path.rename(hidden)
     except FileNotFoundError:
         return
-    shutil.rmtree(hidden)
+    erase(hidden)
+
+
+def erase(path: Path) -> None:
+    """Remove the directory from where it is, and all in it. Absent is success."""
+    # Also what vanishes on the way: then somebody else is at removing the same.
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def list_directories(path: Path) -> list[Path]:
@@ -127,9 +135,13 @@ def locked(path: Path, *, what: str, timeout: timedelta, shared: bool = False) -
     """
     Hold the file or directory *path* against every other thread and process; give its descriptor.
 
-    A holder that dies lets go. Raises NotReady after *timeout*, FileNotFoundError when it is not there.
+    A holder that dies lets go. Raises NotReady after *timeout*, NotFound when it is not there.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError as error:
+        text = f"{what} is not there (any more)."
+        raise NotFound(text) from error
     try:
         wait_for(
             lambda: _try_lock(descriptor, shared=shared),

@@ -6,7 +6,6 @@ can take any more, run directories and QEMU processes that nothing on record own
 certain age.
 """
 
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from forkyard.hypervisors.qemu.children import MACHINE, STAMP
 from forkyard.hypervisors.qemu.instance import RUN, end_instance, find_processes, get_process, read_instance
 from forkyard.hypervisors.qemu.parents import ParentStore
-from forkyard.hypervisors.qemu.records import age, list_directories, list_unfinished, read_record
+from forkyard.hypervisors.qemu.records import age, erase, list_directories, list_unfinished, read_record
 from forkyard.processes import ProcessRef, end
 from forkyard.settings import Settings
 
@@ -46,7 +45,7 @@ def remove_stray(stray: Stray) -> None:
             end_instance(instance, timeout=_END)
     if stray.process is not None:
         end(stray.process, timeout=_END, first=signal.SIGKILL)
-    shutil.rmtree(stray.path, ignore_errors=True)
+    erase(stray.path)
 
 
 def _directories(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
