@@ -120,7 +120,7 @@ class QemuHypervisor:
                 frozen = self._nursery.freeze(parent, timeout=timeout)
             else:
                 self._parents.check(frozen)
-                self._launcher.check_machine(frozen)
+            self._launcher.check_machine(frozen)
             return self._as_parent(frozen, self._count_children(parent))
 
     def find_differences(self, parent: VmId) -> tuple[str, ...]:
