@@ -25,6 +25,7 @@ from forkyard.hypervisors.qemu.records import (
     list_directories,
     locked,
     read_record,
+    sync_directory,
     write_record,
 )
 from forkyard.names import PARENT_NAME, PARENT_NAME_RULE
@@ -148,6 +149,7 @@ class ParentStore:
         }
         self._remember(frozen, self._look(frozen))
         write_record(directory / MANIFEST, record, durable=True)
+        sync_directory(self.directory)
         return frozen
 
     def check(self, frozen: Frozen) -> None:

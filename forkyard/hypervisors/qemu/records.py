@@ -37,9 +37,20 @@ def write_record(path: Path, record: Mapping[str, object], *, durable: bool = Fa
                     file.flush()
                     os.fsync(file.fileno())
             temporary.replace(path)
+            if durable:
+                sync_directory(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in the directory survive a loss of power, as `fsync` has a file's content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_record(path: Path) -> dict[str, object] | None:
