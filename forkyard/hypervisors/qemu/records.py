@@ -118,8 +118,14 @@ def erase(path: Path) -> None:
 
 def list_directories(path: Path) -> list[Path]:
     """The finished directories in *path*, by name."""
+    return [path / name for name in list_names(path)]
+
+
+def list_names(path: Path) -> list[str]:
+    """The names of the finished directories in *path*, in order."""
     try:
-        return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except FileNotFoundError:
         return []
 
