@@ -110,7 +110,7 @@ class QemuHypervisor:
 
     def explain_slowness(self) -> str:
         """Say in one line why parents and children run under emulation here; empty when they do not."""
-        return explain_slowness(self._settings.qemu.accelerator)
+        return explain_slowness(self._settings.qemu.accelerator, self._settings.run_dir)
 
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
         """Quiesce and freeze the parent, or prove that the frozen one is whole and fits this host; see the contract."""

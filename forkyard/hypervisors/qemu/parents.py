@@ -20,6 +20,7 @@ from typing import cast
 from forkyard.errors import InvalidRequest, NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
 from forkyard.hypervisors.qemu.records import (
+    boot_id,
     is_current,
     keep_private,
     list_directories,
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 PARENT = "parent.json"
 MANIFEST = "manifest.json"
 FILES = ("memory", "state", "disk.qcow2", "base.qcow2", "overlay.qcow2")
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _VERIFY = timedelta(minutes=5)
 
@@ -200,7 +200,7 @@ class ParentStore:
                 text = f"parent {frozen.name}: {path} is missing. Remove the parent and build it again."
                 raise VerificationFailed(text) from error
             files[file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        return {"boot": BOOT_ID.read_text().strip(), "fingerprint": frozen.fingerprint, "files": files}
+        return {"boot": boot_id(), "fingerprint": frozen.fingerprint, "files": files}
 
     def _read(self, path: Path) -> Frozen | None:
         try:

@@ -23,6 +23,7 @@ from forkyard.errors import NotFound
 from forkyard.oserrors import translated
 from forkyard.waiting import wait_for
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PRIVATE = 0o700
 
 
@@ -145,6 +146,11 @@ def age(path: Path) -> timedelta:
         return timedelta(seconds=max(0.0, time.time() - path.stat().st_mtime))
     except FileNotFoundError:
         return timedelta(0)
+
+
+def boot_id() -> str:
+    """What tells this boot of the host from every other, for what is true until the next one."""
+    return _BOOT_ID.read_text().strip()
 
 
 @contextmanager

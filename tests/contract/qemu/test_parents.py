@@ -64,7 +64,7 @@ def test_the_lab_makes_a_parent_of_another_qemu_anew(lab_settings: Settings, cop
     told: list[str] = []
     assert ensure_parent(lab_settings, SERVICE, told.append)
     assert f"this host's is '{upgrade}'; made anew" in " ".join(told)
-    assert sum("under TCG" in line for line in told) == (1 if find_kvm_problem() else 0)
+    assert sum("under TCG" in line for line in told) == (1 if find_kvm_problem(lab_settings.run_dir) else 0)
     assert copy.open().find_differences(PARENT) == ()
     assert not ensure_parent(lab_settings, SERVICE, told.append)
 
