@@ -16,7 +16,7 @@ from forkyard.hypervisors.qemu.children import MACHINE, STAMP
 from forkyard.hypervisors.qemu.instance import RUN, end_instance, find_processes, get_process, read_instance
 from forkyard.hypervisors.qemu.parents import ParentStore
 from forkyard.hypervisors.qemu.records import age, erase, list_directories, list_unfinished, read_record
-from forkyard.processes import ProcessRef, end
+from forkyard.processes import ProcessRef, end, running_for
 from forkyard.settings import Settings
 
 _END = timedelta(seconds=10)
@@ -74,10 +74,16 @@ def _standbys(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
 
 
 def _runs(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
-    owned, processes = set(_owned(settings)), find_processes()
-    for path in list_directories(settings.run_dir / RUN):
+    runs = settings.run_dir / RUN
+    # Before what owns them: each that runs by now was on record before it was started.
+    processes, paths = find_processes(runs), list_directories(runs)
+    owned = set(_owned(settings))
+    for path in paths:
         if path.name not in owned and age(path) >= older_than:
             yield Stray(path, "sockets of a QEMU that nothing owns", settings.run_dir, processes.get(path.name))
+    for name in processes.keys() - owned - {path.name for path in paths}:
+        if running_for(processes[name]) >= older_than:
+            yield Stray(runs / name, "a QEMU that nothing owns", settings.run_dir, processes[name])
 
 
 def _owned(settings: Settings) -> Iterator[str]:

@@ -44,6 +44,27 @@ def test_what_others_read_beside_it_stays_readable(world: SmallWorld) -> None:
     assert world.settings.state_dir.stat().st_mode == before
 
 
+def test_a_process_that_nothing_on_disk_knows_any_more_is_found_and_ended(copy: SmallWorld) -> None:
+    hypervisor = copy.open()
+    vm = fork(hypervisor, "game-a-1")
+    (process,) = copy.processes()
+    shutil.rmtree(copy.settings.run_dir / "q" / process)
+    assert hypervisor.list_strays(older_than=timedelta(0)) == []
+    shutil.rmtree(copy.settings.state_dir / "vms" / vm.name)
+    assert hypervisor.list_strays(older_than=timedelta(hours=1)) == []
+    (stray,) = hypervisor.list_strays(older_than=timedelta(0))
+    assert (stray.path.name, stray.what) == (process, "a QEMU that nothing owns")
+    hypervisor.remove_stray(stray)
+    assert copy.processes() == []
+
+
+def test_a_process_of_another_world_is_nobodys_stray(world: SmallWorld, copy: SmallWorld) -> None:
+    vm = fork(world.open(), "game-a-1")
+    assert copy.open().list_strays(older_than=timedelta(0)) == []
+    # The namespace is the same in both.
+    world.open().destroy(vm.id, timeout=PATIENCE)
+
+
 # What the system refuses
 
 
