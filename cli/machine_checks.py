@@ -79,14 +79,14 @@ def check_qemu(settings: Settings) -> Iterable[Finding]:
     from forkyard.hypervisors.qemu.accelerator import choose_accelerator, find_kvm_problem  # noqa: PLC0415 - only with QEMU
 
     try:
-        chosen = choose_accelerator(settings.qemu.accelerator)
+        chosen = choose_accelerator(settings.qemu.accelerator, settings.run_dir)
     except ForkyardError as error:
         yield failed("accelerator", str(error), "Set qemu.accelerator to auto.")
         return
     if chosen == "kvm":
         yield passed("accelerator", "KVM works")
         return
-    why = find_kvm_problem() if settings.qemu.accelerator == "auto" else "qemu.accelerator says tcg"
+    why = find_kvm_problem(settings.run_dir) if settings.qemu.accelerator == "auto" else "qemu.accelerator says tcg"
     yield warned(
         "accelerator", f"TCG: {why or 'as asked'}", "It works, but guests run several times slower than under KVM."
     )

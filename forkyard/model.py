@@ -30,7 +30,6 @@ class Power(StrEnum):
     """What the hypervisor sees of a VM."""
 
     RUNNING = "running"
-    FROZEN = "frozen"
     DEAD = "dead"  # its process is gone; what it left (disk, address) still wants destroying
 
 

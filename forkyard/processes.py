@@ -8,6 +8,7 @@ namespace is a name below /run/netns.
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from forkyard.errors import NotReady
 from forkyard.waiting import wait_for
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+"""A second's, of the clock that a process's start is told by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ def find_process(pid: int) -> ProcessRef | None:
 def is_alive(ref: ProcessRef) -> bool:
     """Whether this very process still runs."""
     return find_process(ref.pid) == ref
+
+
+def running_for(ref: ProcessRef) -> timedelta:
+    """Time since the process was started."""
+    return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - ref.started / _TICKS)
 
 
 def in_namespace(argv: Sequence[str], namespace: str | None) -> list[str]:

@@ -22,7 +22,7 @@ _OPEN_STATES = {"01", "02", "08"}
 
 
 class NginxProcess:
-    """One Nginx, found by the pid file in its directory."""
+    """One Nginx, found by the pid file in its directory and known by its command line, which names the directory."""
 
     def __init__(self, binary: str, directory: Path, namespace: str | None) -> None:
         """Nothing is touched before the first call."""
@@ -31,12 +31,14 @@ class NginxProcess:
         self._namespace = namespace
 
     def master(self) -> int:
-        """Process id of the master; raises Unavailable when none runs."""
+        """Process id of the master; raises Unavailable when none runs that was started for this directory."""
         path = self._directory / "nginx.pid"
         try:
             pid = int(path.read_text())
             # A zombie still has a name.
-            name = Path(f"/proc/{pid}/comm").read_text().strip() if find_process(pid) else "dead"
+            alive = find_process(pid) is not None
+            name = Path(f"/proc/{pid}/comm").read_text().strip() if alive else "dead"
+            title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace") if alive else ""
         except (FileNotFoundError, ProcessLookupError, ValueError) as error:
             text = f"no nginx runs: {path} names none ({error}). Start nginx, or the lab with `forkyard lab up`."
             raise Unavailable(text) from error
@@ -46,7 +48,19 @@ class NginxProcess:
                 "Start nginx, or the lab with `forkyard lab up`."
             )
             raise Unavailable(text)
+        # The file outlives a reboot, after which the number may be that of the host's own nginx.
+        if not self._started_here(title.replace("\0", " ")):
+            text = (
+                f"no nginx runs for {self._directory}: process {pid} of {path} is another nginx. "
+                f"Start ours with `-p {self._directory}/ -c {self._directory}/nginx.conf`, or the lab with "
+                "`forkyard lab up`."
+            )
+            raise Unavailable(text)
         return pid
+
+    def _started_here(self, title: str) -> bool:
+        home = re.escape(str(self._directory))
+        return re.search(rf"\s-(p\s*{home}/?|c\s*{home}/nginx\.conf)(\s|$)", title) is not None
 
     def check(self) -> None:
         """Raise Unavailable unless a master runs and a worker answers: workers outlive a master that was killed."""

@@ -18,7 +18,7 @@ import pytest
 from pyroute2 import IPRoute, netns
 
 from forkyard.hypervisors.qemu.driver import QemuHypervisor
-from forkyard.hypervisors.qemu.instance import find_processes
+from forkyard.hypervisors.qemu.instance import RUN, find_processes
 from forkyard.model import ForkSpec, Identity, Stamp, Vm, VmId
 from forkyard.processes import end, find_process
 from forkyard.settings import QemuSettings, Settings
@@ -67,8 +67,7 @@ class SmallWorld:
 
     def processes(self) -> list[str]:
         """The ids of QEMU processes that run in this world."""
-        run = str(self.settings.run_dir)
-        return [i for i, ref in find_processes().items() if run in Path(f"/proc/{ref.pid}/cmdline").read_text()]
+        return list(find_processes(self.settings.run_dir / RUN))
 
     def devices(self) -> dict[str, str]:
         """The children's devices in the namespace: `up` or `down` as they are on the bridge, or `alone`."""

@@ -126,5 +126,13 @@ def test_the_gateway_is_no_childs_address() -> None:
     assert choose_address(settings, [], None) == "10.77.0.3"
 
 
+def test_an_address_of_a_range_of_millions_is_chosen_at_once() -> None:
+    settings = replace(SETTINGS, network=IPv4Network("10.0.0.0/8"), first_address=IPv4Address("10.0.0.2"))
+    assert count_addresses(settings) == (1 << 24) - 3
+    assert choose_address(settings, ["10.128.0.1", "10.128.0.2"], "10.128.0.0") == "10.128.0.3"
+    assert choose_address(settings, ["10.0.0.2"], "10.255.255.254") == "10.0.0.3"
+    assert choose_address(settings, [], "10.0.0.1") == "10.0.0.2"
+
+
 def test_a_mac_is_local_unicast_and_follows_from_the_address() -> None:
     assert make_mac("10.77.1.5") == "52:54:0a:4d:01:05"

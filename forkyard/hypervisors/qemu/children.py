@@ -5,11 +5,13 @@ The stamp is there from the child's first moment, and the address is in it: what
 stamps say, so nothing is leaked by a crash. `forked.json` means that the child runs on its own.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from forkyard.errors import CapacityExhausted, PermanentError, Unavailable
@@ -20,15 +22,16 @@ from forkyard.hypervisors.qemu.parents import Frozen
 from forkyard.hypervisors.qemu.records import (
     as_record,
     is_current,
-    list_directories,
+    keep_private,
+    list_names,
     locked,
     make_directory,
+    make_private,
     read_record,
     remove_directory,
     write_record,
 )
 from forkyard.model import Power, Role, Stamp, Vm, VmId
-from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef
 from forkyard.settings import Settings
 
@@ -41,6 +44,7 @@ _LAST = "last.json"
 
 _ALLOT = timedelta(seconds=30)
 """Allotting takes milliseconds: who waits longer waits for something broken."""
+_SECOND = 1_000_000_000
 _PSS_AGE = 10.0
 """Seconds for which a measured PSS is told again: measuring costs the kernel a walk over all pages."""
 
@@ -56,6 +60,16 @@ class Record:
     stamp: Stamp
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A stamp file as it was read."""
+
+    inode: int
+    changed: int
+    """Nanoseconds since 1970."""
+    record: Record | None
+
+
 class ChildStore:
     """The children below settings.state_dir/vms."""
 
@@ -64,6 +78,7 @@ class ChildStore:
         self._settings = settings
         self._host = host
         self._directory = settings.state_dir / "vms"
+        self._known: dict[str, _Look] = {}
         self._pss: dict[ProcessRef, tuple[float, int | None]] = {}
 
     def path(self, name: str) -> Path:
@@ -72,8 +87,11 @@ class ChildStore:
 
     def list_records(self) -> list[Record]:
         """All children with a readable stamp, by name."""
-        records = (_read_stamp(path) for path in list_directories(self._directory))
-        return [record for record in records if record is not None]
+        began, known = time.time_ns(), self._known
+        found = {name: _look(self._directory, name, known.get(name)) for name in list_names(self._directory)}
+        # For the next look. One that was changed just now may be changed again without showing another time.
+        self._known = {n: look for n, look in found.items() if look is not None and _settled(look.changed, began)}
+        return [look.record for look in found.values() if look is not None and look.record is not None]
 
     def find(self, name: str) -> Record | None:
         """The child's record, or None when it is not there."""
@@ -89,8 +107,7 @@ class ChildStore:
 
     def mark(self, name: str, file: str, record: dict[str, object]) -> None:
         """Put on record how far the child has come; raises CapacityExhausted when the disk is full."""
-        with translated(f"child {name}"):
-            write_record(self.path(name) / file, record)
+        write_record(self.path(name) / file, record)
 
     def make_vm(self, record: Record, *, measure: bool = False) -> Vm:
         """The child as it is now."""
@@ -114,8 +131,9 @@ class ChildStore:
 
     @contextmanager
     def held(self, name: str, *, timeout: timedelta) -> Iterator[None]:
-        """Keep everybody else from working on the child; raises FileNotFoundError when it is not there."""
+        """Keep everybody else from working on the child; raises NotFound when it is not there."""
         path = self.path(name)
+        keep_private(self._directory)
         with locked(path, what=f"child {name}", timeout=timeout) as descriptor:
             if not is_current(descriptor, path):
                 text = f"child {name} was removed or made anew just now. Look again."
@@ -130,16 +148,15 @@ class ChildStore:
             PermanentError: the name belongs to a VM with another stamp.
             CapacityExhausted: it does not fit; nothing was made.
         """
-        with translated(f"child {name}"):
-            self._directory.mkdir(parents=True, exist_ok=True)
-        with locked(self._directory, what="allotting addresses", timeout=_ALLOT), translated(f"child {name}"):
+        make_private(self._directory)
+        with locked(self._directory, what="allotting addresses", timeout=_ALLOT):
             found = self.find(name)
             if found is not None:
                 return _same(found, stamp)
             records = self.list_records()
             self._check_room(name, parent, records)
             last = read_record(self._directory / _LAST) or {}
-            address = choose_address(self._settings.qemu, (r.address for r in records), str(last.get("address")))
+            address = choose_address(self._settings.qemu, (r.address for r in records), _as_address(last))
             if address is None:
                 network = self._settings.qemu.network
                 text = f"child {name}: no address is left in {network}. Retire children, or widen qemu.network."
@@ -157,8 +174,7 @@ class ChildStore:
         """Replace the stamp; the name keeps its fork id and service. CapacityExhausted: the disk is full."""
         _same(record, stamp)
         renewed = replace(record, stamp=stamp)
-        with translated(f"child {record.name}"):
-            write_record(self.path(record.name) / STAMP, _to_record(renewed))
+        write_record(self.path(record.name) / STAMP, _to_record(renewed))
         return renewed
 
     def clear(self, name: str, *, timeout: timedelta) -> None:
@@ -246,6 +262,33 @@ def _to_record(record: Record) -> dict[str, object]:
         "created": record.created.isoformat(),
         "stamp": stamp,
     }
+
+
+def _as_address(last: dict[str, object]) -> str | None:
+    """The address in the record; None when there is none."""
+    try:
+        return str(IPv4Address(str(last["address"])))
+    except (KeyError, ValueError):
+        return None
+
+
+def _look(directory: Path, name: str, known: _Look | None) -> _Look | None:
+    """Read the child's stamp unless its file is the one that is known; None when there is no file."""
+    try:
+        stat = os.stat(f"{directory}/{name}/{STAMP}")  # noqa: PTH116 - of a thousand children at each fork
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # Replaced by rename: another stamp is another file, at least for as long as the old one is there.
+    if known is not None and (known.inode, known.changed) == (stat.st_ino, stat.st_mtime_ns):
+        return known
+    return _Look(stat.st_ino, stat.st_mtime_ns, _read_stamp(directory / name))
+
+
+def _settled(changed: int, now: int) -> bool:
+    """Whether a file that changes again after *now* shows another time than *changed*; both in nanoseconds."""
+    # File systems tell the kernel's ticks, of at most 10 ms, or whole seconds.
+    whole = changed % _SECOND == 0
+    return now - changed > (2 * _SECOND if whole else _SECOND // 20)
 
 
 def _read_stamp(path: Path) -> Record | None:

@@ -8,7 +8,7 @@ processes, so any number of processes may use it at once and any of them may be 
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class QemuHypervisor:
 
     # What is there
 
+    @translated("looking at this host's VMs")
     def list_vms(self, service: str | None = None) -> list[Vm]:
         """All children with our stamp, dead and half-made ones included, by name."""
         records = self._children.list_records()
@@ -65,16 +66,19 @@ class QemuHypervisor:
             if service in {None, record.stamp.service}
         ]
 
+    @translated("looking at this host's VMs")
     def list_parents(self, service: str | None = None) -> list[FrozenParent]:
         """All frozen parents."""
         living = [record.parent for record in self._children.list_records()]
         frozen = (parent for parent in self._parents.list_frozen() if service in {None, parent.service})
         return [self._as_parent(parent, living.count(parent.name)) for parent in frozen]
 
+    @translated("looking at this host's VMs")
     def list_unfrozen_parents(self) -> list[UnfrozenParent]:
         """All parents that run and are not frozen yet, and those that were left half made, by name."""
         return self._nursery.list_unfrozen()
 
+    @translated("looking at this host's VMs")
     def placements(self, service: str) -> list[Placement]:
         """Room per parent of the service, most first."""
         frozen = self._parents.list_frozen()
@@ -101,29 +105,33 @@ class QemuHypervisor:
             PermanentError: a parent of that name is frozen already, or belongs to another service.
             NotReady: the agent was not there in time; the parent is gone, the console's last lines are in the message.
         """
-        return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
+        with translated(f"starting parent {name}"):
+            return self._nursery.start(image, name, service, timeout=timeout, memory_mib=memory_mib)
 
     def explain_slowness(self) -> str:
         """Say in one line why parents and children run under emulation here; empty when they do not."""
-        return explain_slowness(self._settings.qemu.accelerator)
+        return explain_slowness(self._settings.qemu.accelerator, self._settings.run_dir)
 
     def freeze(self, parent: VmId, *, timeout: timedelta) -> FrozenParent:
         """Quiesce and freeze the parent, or prove that the frozen one is whole and fits this host; see the contract."""
-        frozen = self._parents.find(parent)
-        if frozen is None:
-            frozen = self._nursery.freeze(parent, timeout=timeout)
-        else:
-            self._parents.check(frozen)
+        with translated(f"parent {parent}"):
+            frozen = self._parents.find(parent)
+            if frozen is None:
+                frozen = self._nursery.freeze(parent, timeout=timeout)
+            else:
+                self._parents.check(frozen)
             self._launcher.check_machine(frozen)
-        return self._as_parent(frozen, self._count_children(parent))
+            return self._as_parent(frozen, self._count_children(parent))
 
     def find_differences(self, parent: VmId) -> tuple[str, ...]:
         """Why this host cannot fork the frozen parent (another QEMU, processor, accelerator), a sentence each."""
-        return self._launcher.find_differences(self._parents.get(parent))
+        with translated(f"parent {parent}"):
+            return self._launcher.find_differences(self._parents.get(parent))
 
     def verify(self, parent: VmId) -> None:
         """Read every byte of a frozen parent; raises VerificationFailed naming the file that is broken."""
-        self._parents.verify(self._parents.get(parent))
+        with translated(f"parent {parent}"):
+            self._parents.verify(self._parents.get(parent))
 
     def remove_parent(self, parent: VmId, *, timeout: timedelta) -> bool:
         """
@@ -133,9 +141,10 @@ class QemuHypervisor:
             InvalidRequest: that is no name of a parent.
             PermanentError: it has children.
         """
-        return self._nursery.remove(
-            parent, self._children.list_records, cool=lambda: self.cool(parent), timeout=timeout
-        )
+        with translated(f"parent {parent}"):
+            return self._nursery.remove(
+                parent, self._children.list_records, cool=lambda: self.cool(parent), timeout=timeout
+            )
 
     # Children
 
@@ -143,22 +152,22 @@ class QemuHypervisor:
         """Make a running child, its NIC down; see the contract."""
         deadline, steps = Deadline(timeout), Steps()
         parent = spec.placement.parent
-        with self._parents.held(parent, timeout=deadline.left, shared=True):
+        with translated(f"child {spec.name}"), self._parents.held(parent, timeout=deadline.left, shared=True):
             frozen = self._parents.get(parent)
             self._parents.check(frozen)
             self._launcher.check_host(frozen)
             steps.done("check")
             record = self._children.allot(spec.name, frozen, spec.stamp)
             steps.done("allot")
-            with self._working_on(spec.name, deadline):
+            with self._children.held(spec.name, timeout=deadline.left):
                 vm = self._children.make_vm(record)
                 if vm.power is Power.RUNNING and self._children.is_forked(spec.name):
                     return vm
                 with self._rolled_back(spec.name):
                     self._children.clear(spec.name, timeout=deadline.left)
                     self._bring_up(record, frozen, deadline, steps)
-        logger.debug("%s: forked from %s: %s", spec.name, parent, steps)
-        return self._children.make_vm(record)
+            logger.debug("%s: forked from %s: %s", spec.name, parent, steps)
+            return self._children.make_vm(record)
 
     def identify(self, vm: VmId, identity: Identity, *, timeout: timedelta) -> IdentityReport:
         """Give the child its identity, then its network; see the contract."""
@@ -171,7 +180,7 @@ class QemuHypervisor:
             mac=make_mac(record.address),
             address=record.address,
         )
-        with self._working_on(vm, deadline):
+        with translated(f"child {vm}"), self._children.held(vm, timeout=deadline.left):
             told = read_record(self._children.path(vm) / IDENTIFIED)
             if told is not None:
                 return wire.report_from_wire(told)
@@ -190,24 +199,25 @@ class QemuHypervisor:
 
     def restamp(self, vm: VmId, stamp: Stamp) -> Vm:
         """Replace the stamp; fork id and service must not change."""
-        with self._working_on(vm, Deadline(_ROLLBACK)):
+        with translated(f"child {vm}"), self._children.held(vm, timeout=_ROLLBACK):
             return self._children.make_vm(self._children.restamp(self._get_child(vm), stamp))
 
     def destroy(self, vm: VmId, *, timeout: timedelta) -> None:
         """Remove the VM and all it holds, half-made or whole. Absent is success."""
         deadline = Deadline(timeout)
-        try:
-            with self._children.held(vm, timeout=deadline.left):
-                self._children.remove(vm, timeout=deadline.left)
-        except FileNotFoundError:
-            return
+        with translated(f"destroying child {vm}"), ExitStack() as stack:
+            try:
+                stack.enter_context(self._children.held(vm, timeout=deadline.left))
+            except NotFound:
+                return
+            self._children.remove(vm, timeout=deadline.left)
 
     # Processes started ahead, and what crashes left
 
     def warm(self, parent: VmId, count: int, *, timeout: timedelta = timedelta(seconds=30)) -> int:
         """Have *count* QEMU processes wait for forks of the parent; say how many there are now."""
         deadline = Deadline(timeout)
-        with self._parents.held(parent, timeout=deadline.left, shared=True), translated(f"warming parent {parent}"):
+        with translated(f"warming parent {parent}"), self._parents.held(parent, timeout=deadline.left, shared=True):
             frozen = self._parents.get(parent)
             self._parents.check(frozen)
             self._launcher.check_host(frozen)
@@ -223,15 +233,18 @@ class QemuHypervisor:
 
     def cool(self, parent: VmId | None = None) -> int:
         """End the waiting processes of one parent, or of all; say how many were ended."""
-        return self._standbys.remove(lambda instance: parent in {None, instance.parent})
+        with translated("ending processes that wait for forks"):
+            return self._standbys.remove(lambda instance: parent in {None, instance.parent})
 
+    @translated("looking at this host's VMs")
     def list_strays(self, *, older_than: timedelta) -> list[Stray]:
         """What crashes left that is no VM: half-made directories, sockets and processes without an owner."""
         return find_strays(self._settings, older_than)
 
     def remove_stray(self, stray: Stray) -> None:
         """Remove one of them. Absent is success."""
-        remove_stray(stray)
+        with translated(f"removing {stray.path}"):
+            remove_stray(stray)
 
     # Steps
 
@@ -247,9 +260,8 @@ class QemuHypervisor:
             self._children.clear(record.name, timeout=deadline.left)
             ahead = None
         if ahead is None:
-            with translated(f"child {record.name}"):
-                place.mkdir()
-                instance = self._launcher.start(place, frozen)
+            place.mkdir()
+            instance = self._launcher.start(place, frozen)
             steps.done("start")
             self._restore(instance, frozen, deadline, steps)
         self._children.mark(record.name, FORKED, {"seconds": dict(steps.seconds)})
@@ -268,17 +280,6 @@ class QemuHypervisor:
             raise VerificationFailed(text)
 
     @contextmanager
-    def _working_on(self, name: str, deadline: Deadline) -> Iterator[None]:
-        try:
-            with self._children.held(name, timeout=deadline.left):
-                yield
-        except FileNotFoundError as error:
-            if self._children.path(name).exists():
-                raise
-            text = f"child {name} is not there (any more)."
-            raise NotFound(text) from error
-
-    @contextmanager
     def _rolled_back(self, name: str) -> Iterator[None]:
         # A courtesy: whoever is killed here leaves it to the reaper, which knows the child by its stamp.
         try:
@@ -292,7 +293,8 @@ class QemuHypervisor:
             raise
 
     def _get_child(self, vm: VmId) -> Record:
-        record = self._children.find(vm)
+        with translated(f"child {vm}"):
+            record = self._children.find(vm)
         if record is None:
             text = f"child {vm} is not there."
             raise NotFound(text)

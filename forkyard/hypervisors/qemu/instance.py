@@ -5,6 +5,7 @@ All follows from its id and two directories: *state* (its own disk, its record) 
 takes away). The record is written before the process starts, so a process without a record cannot be.
 """
 
+import os
 import re
 import secrets
 import shutil
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from forkyard.errors import NotReady, OutcomeUnknown, Unavailable
-from forkyard.hypervisors.qemu.records import read_record, write_record
+from forkyard.hypervisors.qemu.records import make_private, read_record, write_record
 from forkyard.oserrors import translated
 from forkyard.processes import ProcessRef, end, find_process, is_alive, parse_ref, spawn, tail
 from forkyard.waiting import wait_for
@@ -29,7 +30,8 @@ RUN = "q"
 
 _LAST_MOMENT = timedelta(seconds=2)
 _SHORT = timedelta(milliseconds=5)
-_NAME = re.compile(rb"forkyard-([0-9a-f]{10})\0")
+_OURS = re.compile(rb"\0forkyard-([0-9a-f]{10})\0-pidfile\0([^\0]+)/\1/qemu\.pid\0")
+"""A QEMU's name in its command line and its run directory, as `render_command` puts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Instance:
 
     @property
     def process_name(self) -> str:
-        """What a person sees in `ps`, and `find_instance_process` looks for."""
+        """What a person sees in `ps`, and `find_processes` looks for."""
         return f"forkyard-{self.id}"
 
 
@@ -101,8 +103,9 @@ def start_instance(instance: Instance, render: Callable[[int, int], list[str]], 
 
     Both sockets listen before QEMU runs: a connection made at once waits for it, and breaks when it dies.
     """
-    instance.run.mkdir(parents=True)
     with ExitStack() as stack, translated(f"starting QEMU {instance.id}"):
+        make_private(instance.run.parent)
+        instance.run.mkdir()
         qmp, agent = (stack.enter_context(_listening(path)) for path in (instance.qmp, instance.agent))
         descriptors = (qmp.fileno(), agent.fileno())
         process = spawn(render(*descriptors), log=instance.log, namespace=namespace, pass_fds=descriptors)
@@ -122,18 +125,19 @@ def get_process(instance: Instance) -> ProcessRef | None:
 def end_instance(instance: Instance, *, timeout: timedelta) -> None:
     """Kill the process and remove what is in run_dir. Absent is success."""
     # Whoever started it may have died before it wrote the pid file.
-    process = get_process(instance) or find_processes().get(instance.id)
+    process = get_process(instance) or find_processes(instance.run.parent).get(instance.id)
     shutil.rmtree(instance.run, ignore_errors=True)
     if process is not None:
         # Nothing in a child is worth a clean end: its disk goes with it.
         end(process, timeout=timeout, first=signal.SIGKILL)
 
 
-def find_processes() -> dict[str, ProcessRef]:
-    """All living QEMU processes with a name of ours, by instance id, whoever's state directory they belong to."""
+def find_processes(runs: Path) -> dict[str, ProcessRef]:
+    """All living QEMU processes with a run directory in *runs*, there or not any more, by instance id."""
     found: dict[str, ProcessRef] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (match := _NAME.search(_command_line(entry))):
+        match = _OURS.search(_command_line(entry)) if entry.name.isdigit() else None
+        if match is not None and match[2] == os.fsencode(runs):
             process = find_process(int(entry.name))
             if process is not None:
                 found[match[1].decode()] = process

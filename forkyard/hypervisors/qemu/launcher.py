@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from forkyard.errors import Unsupported
-from forkyard.hypervisors.qemu.accelerator import choose_accelerator, host_cpu
+from forkyard.hypervisors.qemu.accelerator import check_silence, choose_accelerator, host_cpu
 from forkyard.hypervisors.qemu.instance import Instance, explained, make_instance, start_instance
 from forkyard.hypervisors.qemu.machine import (
     EMULATED_CPU,
@@ -43,7 +43,7 @@ class Launcher:
         Raises:
             Unsupported: there is no QEMU, or the accelerator that is wanted does not work.
         """
-        accelerator = choose_accelerator(self._settings.qemu.accelerator)
+        accelerator = choose_accelerator(self._settings.qemu.accelerator, self._settings.run_dir)
         version = qemu_version()
         return Machine(
             qemu=version,
@@ -55,11 +55,19 @@ class Launcher:
         )
 
     def find_differences(self, frozen: Frozen) -> tuple[str, ...]:
-        """Why this host cannot restore the parent, a sentence each; raises Unsupported when it can restore none."""
+        """
+        Why this host cannot restore the parent, a sentence each.
+
+        Raises:
+            Unsupported: it can restore none at all.
+            Unavailable: the parent is KVM's, and whether KVM works could not be told just now.
+        """
+        if frozen.machine.accelerator == "kvm" and self._settings.qemu.accelerator != "tcg":
+            check_silence(self._settings.run_dir)
         return differences(frozen.machine, self.host_machine(frozen.machine.memory_mib))
 
     def check_machine(self, frozen: Frozen) -> None:
-        """Raise Unsupported when this host cannot restore the parent."""
+        """Raise Unsupported when this host cannot restore the parent; Unavailable as `find_differences` does."""
         problems = self.find_differences(frozen)
         if problems:
             text = (

@@ -5,9 +5,9 @@ QEMU makes the tap itself inside the namespace and the kernel removes it when QE
 left over. A tap joins the bridge only after its guest has proved its identity.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,7 +29,8 @@ def check_namespace(settings: QemuSettings) -> None:
 
 def count_addresses(settings: QemuSettings) -> int:
     """How many addresses children can have at all."""
-    return sum(1 for _ in _range(settings.network, settings.first_address, settings.gateway))
+    numbers = _numbers(settings)
+    return len(numbers) - (settings.gateway is not None and int(settings.gateway) in numbers)
 
 
 def choose_address(settings: QemuSettings, used: Iterable[str], last: str | None) -> str | None:
@@ -38,10 +39,12 @@ def choose_address(settings: QemuSettings, used: Iterable[str], last: str | None
 
     Not the lowest: an address that was just given back may still stand in somebody's cache.
     """
-    taken = set(used)
-    every = [str(address) for address in _range(settings.network, settings.first_address, settings.gateway)]
-    start = every.index(last) + 1 if last in every else 0
-    return next((address for address in chain(every[start:], every[:start]) if address not in taken), None)
+    taken = {*used, str(settings.gateway)}
+    numbers = _numbers(settings)
+    given = int(IPv4Address(last)) if last is not None else -1
+    start = given + 1 - numbers.start if given in numbers else 0
+    # By numbers: the range may hold a quarter of a million, and the next free one is seldom far.
+    return next((a for n in chain(numbers[start:], numbers[:start]) if (a := str(IPv4Address(n))) not in taken), None)
 
 
 def make_mac(address: str) -> str:
@@ -93,6 +96,6 @@ def _no_namespace(settings: QemuSettings) -> NotFound:
     return NotFound(f"network namespace {settings.namespace} is not there. {_START}")
 
 
-def _range(network: IPv4Network, first: IPv4Address, gateway: IPv4Address | None) -> Iterator[IPv4Address]:
-    number, last = int(first), int(network.broadcast_address) - 1
-    return (IPv4Address(n) for n in range(number, last + 1) if IPv4Address(n) != gateway)
+def _numbers(settings: QemuSettings) -> range:
+    """The addresses that children can have, as numbers; the gateway may be among them."""
+    return range(int(settings.first_address), int(settings.network.broadcast_address))

@@ -27,20 +27,23 @@ from forkyard.hypervisors.qemu.instance import (
     read_instance,
 )
 from forkyard.hypervisors.qemu.launcher import Launcher
-from forkyard.hypervisors.qemu.machine import NIC, Boot, Machine
+from forkyard.hypervisors.qemu.machine import NIC, Boot, Machine, machine_from_record, machine_to_record
 from forkyard.hypervisors.qemu.network import check_namespace
 from forkyard.hypervisors.qemu.parents import FILES, PARENT, Frozen, ParentStore
 from forkyard.hypervisors.qemu.qmp import Qmp
-from forkyard.hypervisors.qemu.records import make_directory, read_record, remove_directory
+from forkyard.hypervisors.qemu.records import as_record, make_directory, read_record, remove_directory, write_record
 from forkyard.hypervisors.qemu.timing import Deadline, Steps
 from forkyard.model import VmId
-from forkyard.oserrors import translated
 from forkyard.processes import is_alive, tail
 from forkyard.settings import Settings
 from forkyard.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
+_MACHINE = "machine"
+"""Key of what runs the parent, in its record."""
+_STOPPED = {"paused", "finish-migrate", "postmigrate"}
+"""QEMU's words for a VM that a freeze has stopped, whose state is being saved, and is saved."""
 _END = timedelta(seconds=20)
 
 
@@ -88,16 +91,15 @@ class Nursery:
             "image": source.fingerprint,
             "memory_mib": machine.memory_mib,
         }
-        with translated(f"starting parent {name}"):
-            make_directory(directory, PARENT, record)
+        make_directory(directory, PARENT, record)
         with self._parents.held(name, timeout=deadline.left, shared=False):
             self._refuse_other(name, record)
             instance = read_instance(self._settings.run_dir, directory)
             if instance is None or get_process(instance) is None:
-                instance = self._boot(source, name, machine)
+                instance = self._boot(source, name, record, machine)
             try:
-                with explained(instance), GuestChannel(instance.agent, timeout=deadline.left) as guest:
-                    guest.wait_for_state("waiting", "quiesced")
+                with explained(instance):
+                    _wait_for_fork_point(instance, deadline)
             except BaseException as error:
                 last = tail(instance.serial)
                 end_instance(instance, timeout=_END)
@@ -111,7 +113,7 @@ class Nursery:
     def freeze(self, name: str, *, timeout: timedelta) -> Frozen:
         """Quiesce the application, stop the VM, save its state, and seal what there is."""
         deadline, steps = Deadline(timeout), Steps()
-        with self._parents.held(name, timeout=deadline.left, shared=False), translated(f"freezing parent {name}"):
+        with self._parents.held(name, timeout=deadline.left, shared=False):
             there = self._parents.find(name)
             if there is not None:
                 return there
@@ -123,11 +125,11 @@ class Nursery:
                     f"parent {name} does not run and is not frozen. Start it again (`forkyard parent build {service}`)."
                 )
                 raise NotFound(text)
+            machine = _read_machine(name, record)
             with explained(instance):
                 self._save(instance, directory, deadline, steps)
             end_instance(instance, timeout=_END)
             _finish_files(directory)
-            machine = self._launcher.host_machine(int(str(record["memory_mib"])))
             frozen = self._parents.seal(name, str(record["service"]), self._host, datetime.now(UTC), machine)
             steps.done("seal")
         logger.debug("%s: frozen: %s", name, steps)
@@ -180,22 +182,24 @@ class Nursery:
             self._launcher.check_machine(frozen)
             text = f"parent {name} is frozen already. Use it, or remove it first (`forkyard parent remove {name}`)."
             raise PermanentError(text)
-        there = read_record(self._parents.path(name) / PARENT)
+        there = read_record(self._parents.path(name) / PARENT) or {}
+        there.pop(_MACHINE, None)
         if there != wanted:
             text = f"parent {name} is being made from another image or for another service: {there}. Remove it first."
             raise PermanentError(text)
 
-    def _boot(self, image: Image, name: str, machine: Machine) -> Instance:
+    def _boot(self, image: Image, name: str, record: dict[str, object], machine: Machine) -> Instance:
         directory = self._parents.path(name)
-        with translated(f"starting parent {name}"):
-            for file in FILES:
-                (directory / file).unlink(missing_ok=True)
-            base = directory / "base.qcow2"
-            _link_or_copy(image.directory / "disk.qcow2", base)
-            _make_overlay(directory / "disk.qcow2", base)
-            instance = make_instance(self._settings.run_dir, directory, name, "")
-            boot = Boot(image.directory / "vmlinuz", image.directory / "initrd.img", image.command_line)
-            self._launcher.boot(instance, machine, boot, directory / "memory", (directory / "disk.qcow2", base))
+        for file in FILES:
+            (directory / file).unlink(missing_ok=True)
+        base = directory / "base.qcow2"
+        _link_or_copy(image.directory / "disk.qcow2", base)
+        _make_overlay(directory / "disk.qcow2", base)
+        # Before it runs: when it is frozen this host may have another QEMU, and the state is this one's.
+        write_record(directory / PARENT, record | {_MACHINE: machine_to_record(machine)})
+        instance = make_instance(self._settings.run_dir, directory, name, "")
+        boot = Boot(image.directory / "vmlinuz", image.directory / "initrd.img", image.command_line)
+        self._launcher.boot(instance, machine, boot, directory / "memory", (directory / "disk.qcow2", base))
         with explained(instance), Qmp(instance.qmp, timeout=_END) as qmp:
             qmp.execute("set_link", {"name": NIC, "up": False}, timeout=_END)
         return instance
@@ -224,6 +228,27 @@ class Nursery:
                 lambda: None if is_alive(process) else True, what=f"end of QEMU {instance.id}", timeout=deadline.left
             )
         steps.done("quit")
+
+
+def _wait_for_fork_point(instance: Instance, deadline: Deadline) -> None:
+    """Wait until the guest's agent waits, or is known to have: a VM that a freeze has stopped can answer nothing."""
+    with Qmp(instance.qmp, timeout=deadline.left) as qmp:
+        if qmp.status(timeout=deadline.left) in _STOPPED:
+            return
+    with GuestChannel(instance.agent, timeout=deadline.left) as guest:
+        guest.wait_for_state("waiting", "quiesced")
+
+
+def _read_machine(name: str, record: dict[str, object]) -> Machine:
+    """What the parent runs on; raises PermanentError when nobody put it on record."""
+    machine = as_record(record.get(_MACHINE))
+    if machine is None:
+        text = (
+            f"parent {name} was started by an older forkyard, which did not record its machine. Remove it "
+            f"(`forkyard parent remove {name}`) and build it again (`forkyard parent build {record['service']}`)."
+        )
+        raise PermanentError(text)
+    return machine_from_record(machine)
 
 
 def read_image(directory: Path) -> Image:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,16 @@ from typing import cast
 
 from forkyard.errors import InvalidRequest, NotFound, Unavailable, VerificationFailed
 from forkyard.hypervisors.qemu.machine import Machine, machine_from_record, machine_to_record
-from forkyard.hypervisors.qemu.records import is_current, list_directories, locked, read_record, write_record
+from forkyard.hypervisors.qemu.records import (
+    boot_id,
+    is_current,
+    keep_private,
+    list_directories,
+    locked,
+    read_record,
+    sync_directory,
+    write_record,
+)
 from forkyard.names import PARENT_NAME, PARENT_NAME_RULE
 from forkyard.oserrors import translated
 
@@ -28,7 +37,6 @@ logger = logging.getLogger(__name__)
 PARENT = "parent.json"
 MANIFEST = "manifest.json"
 FILES = ("memory", "state", "disk.qcow2", "base.qcow2", "overlay.qcow2")
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _VERIFY = timedelta(minutes=5)
 
@@ -110,16 +118,16 @@ class ParentStore:
     def held(self, name: str, *, timeout: timedelta, shared: bool) -> Iterator[None]:
         """Keep the parent from being removed (shared), or from being forked (not shared)."""
         path = self.path(name)
-        try:
-            with locked(path, what=f"parent {name}", timeout=timeout, shared=shared) as descriptor:
-                if not is_current(descriptor, path):
-                    text = f"parent {name} was removed or made anew just now. Look again."
-                    raise Unavailable(text)
-                yield
-        except FileNotFoundError as error:
-            if path.exists():
-                raise
-            raise _missing(name) from error
+        keep_private(self.directory)
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(locked(path, what=f"parent {name}", timeout=timeout, shared=shared))
+            except NotFound as error:
+                raise _missing(name) from error
+            if not is_current(descriptor, path):
+                text = f"parent {name} was removed or made anew just now. Look again."
+                raise Unavailable(text)
+            yield
 
     def seal(self, name: str, service: str, host: str, frozen_at: datetime, machine: Machine) -> Frozen:
         """Make the files of a saved VM immutable, hash them, and write the manifest: from now on it is frozen."""
@@ -141,6 +149,7 @@ class ParentStore:
         }
         self._remember(frozen, self._look(frozen))
         write_record(directory / MANIFEST, record, durable=True)
+        sync_directory(self.directory)
         return frozen
 
     def check(self, frozen: Frozen) -> None:
@@ -191,7 +200,7 @@ class ParentStore:
                 text = f"parent {frozen.name}: {path} is missing. Remove the parent and build it again."
                 raise VerificationFailed(text) from error
             files[file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        return {"boot": BOOT_ID.read_text().strip(), "fingerprint": frozen.fingerprint, "files": files}
+        return {"boot": boot_id(), "fingerprint": frozen.fingerprint, "files": files}
 
     def _read(self, path: Path) -> Frozen | None:
         try:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _STATE = "state"
 """QEMU's name for the opened state file."""
+_TO_BE_BEGUN = {"none", "failed", "cancelled"}
+"""What QEMU says of a state that is neither saved nor being saved."""
 _SHORT = timedelta(milliseconds=2)
 
 # A QEMU that is killed is our business, told by our errors: without a handler the library's own
@@ -105,11 +107,13 @@ class Qmp:
         self.execute("migrate-set-capabilities", {"capabilities": [capability]}, timeout=timeout)
 
     def save_state(self, path: Path, *, timeout: timedelta) -> None:
-        """Write the device state of the stopped VM to a file and wait for its end."""
-        self.ignore_shared_memory(timeout=timeout)
-        with path.open("wb") as file:
-            self._send_file(file.fileno(), timeout)
-        self.execute("migrate", {"uri": f"fd:{_STATE}"}, timeout=timeout)
+        """Write the device state of the stopped VM to a file and wait for its end; one that is begun is waited for."""
+        # QEMU saves a VM once, and goes on when whoever asked is killed: to begin anew would only empty the file.
+        if self._saving(timeout).get("status", "none") in _TO_BE_BEGUN:
+            self.ignore_shared_memory(timeout=timeout)
+            with path.open("wb") as file:
+                self._send_file(file.fileno(), timeout)
+            self.execute("migrate", {"uri": f"fd:{_STATE}"}, timeout=timeout)
         wait_while_alive(
             lambda: self._saved(timeout),
             what=f"{self._what}: saving the device state",
@@ -146,10 +150,13 @@ class Qmp:
             raise OutcomeUnknown(text) from error
         self.execute("getfd", {"fdname": _STATE}, timeout=timeout)
 
+    def _saving(self, timeout: timedelta) -> dict[str, object]:
+        return as_record(self.execute("query-migrate", timeout=timeout)) or {}
+
     def _saved(self, timeout: timedelta) -> bool | None:
-        answer = as_record(self.execute("query-migrate", timeout=timeout)) or {}
+        answer = self._saving(timeout)
         status = answer.get("status")
-        if status in {"failed", "cancelled"}:
+        if status in _TO_BE_BEGUN:
             text = f"{self._what}: saving the device state {status}: {answer}"
             raise PermanentError(text)
         return True if status == "completed" else None

@@ -2,7 +2,8 @@
 Files and directories that a crash at any instant leaves either whole or recognisable.
 
 A record appears by rename, with its content, or not at all. A directory that is being made or
-removed has a name that starts with a dot: never listed, and cleared once it is old.
+removed has a name that starts with a dot: never listed, and cleared once it is old. What holds guests'
+memory, disks and consoles is its owner's alone.
 """
 
 import fcntl
@@ -10,15 +11,20 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+from forkyard.errors import NotFound
 from forkyard.oserrors import translated
 from forkyard.waiting import wait_for
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PRIVATE = 0o700
 
 
 def write_record(path: Path, record: Mapping[str, object], *, durable: bool = False) -> None:
@@ -32,9 +38,20 @@ def write_record(path: Path, record: Mapping[str, object], *, durable: bool = Fa
                     file.flush()
                     os.fsync(file.fileno())
             temporary.replace(path)
+            if durable:
+                sync_directory(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in the directory survive a loss of power, as `fsync` has a file's content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_record(path: Path) -> dict[str, object] | None:
@@ -51,9 +68,24 @@ def as_record(value: object) -> dict[str, object] | None:
     return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
-def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:
-    """Make the directory with the record in it, both at once; False when there is one already."""
+def make_private(path: Path) -> None:
+    """Make the directory, its owner's alone; one that is there becomes so."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=_PRIVATE, exist_ok=True)
+    keep_private(path)
+
+
+def keep_private(path: Path) -> None:
+    """Let nobody but its owner into the directory; absent is success."""
+    # Guests' memory holds their keys. What is in it need not be looked at: nobody comes so far.
+    with suppress(FileNotFoundError):
+        if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:
+            path.chmod(_PRIVATE)
+
+
+def make_directory(path: Path, name: str, record: Mapping[str, object]) -> bool:
+    """Make the directory with the record in it, both at once, in a private one; False when there is one already."""
+    make_private(path.parent)
     temporary = _hidden(path)
     temporary.mkdir()
     try:
@@ -75,13 +107,26 @@ def remove_directory(path: Path) -> None:
         path.rename(hidden)
     except FileNotFoundError:
         return
-    shutil.rmtree(hidden)
+    erase(hidden)
+
+
+def erase(path: Path) -> None:
+    """Remove the directory from where it is, and all in it. Absent is success."""
+    # Also what vanishes on the way: then somebody else is at removing the same.
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def list_directories(path: Path) -> list[Path]:
     """The finished directories in *path*, by name."""
+    return [path / name for name in list_names(path)]
+
+
+def list_names(path: Path) -> list[str]:
+    """The names of the finished directories in *path*, in order."""
     try:
-        return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except FileNotFoundError:
         return []
 
@@ -103,14 +148,23 @@ def age(path: Path) -> timedelta:
         return timedelta(0)
 
 
+def boot_id() -> str:
+    """What tells this boot of the host from every other, for what is true until the next one."""
+    return _BOOT_ID.read_text().strip()
+
+
 @contextmanager
 def locked(path: Path, *, what: str, timeout: timedelta, shared: bool = False) -> Iterator[int]:
     """
     Hold the file or directory *path* against every other thread and process; give its descriptor.
 
-    A holder that dies lets go. Raises NotReady after *timeout*, FileNotFoundError when it is not there.
+    A holder that dies lets go. Raises NotReady after *timeout*, NotFound when it is not there.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError as error:
+        text = f"{what} is not there (any more)."
+        raise NotFound(text) from error
     try:
         wait_for(
             lambda: _try_lock(descriptor, shared=shared),

@@ -5,7 +5,6 @@ A standby is no child: it has no stamp and no address. Claiming is one rename of
 child's, so that of two claimers one gets it, and a crash leaves it with one owner.
 """
 
-import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,7 @@ from pathlib import Path
 
 from forkyard.hypervisors.qemu.instance import Instance, end_instance, get_process, read_instance
 from forkyard.hypervisors.qemu.parents import Frozen
-from forkyard.hypervisors.qemu.records import list_directories, locked, remove_directory
-
-logger = logging.getLogger(__name__)
+from forkyard.hypervisors.qemu.records import list_directories, locked, make_private, remove_directory
 
 _END = timedelta(seconds=10)
 
@@ -37,14 +34,14 @@ class StandbyStore:
     @contextmanager
     def counted(self, *, timeout: timedelta) -> Iterator[None]:
         """Keep everybody else from starting any, so that what is counted is what there is; forks may claim them."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_private(self._directory)
         with locked(self._directory, what="starting processes ahead", timeout=timeout):
             yield
 
     def add(self, start: Callable[[Path], Instance]) -> Instance:
-        """Have one started in a new directory; it can be claimed when *start* returns."""
+        """Have one started in a new directory, while they are `counted`; it can be claimed when *start* returns."""
         unfinished = self._directory / f".{secrets.token_hex(5)}"
-        unfinished.mkdir(parents=True)
+        unfinished.mkdir()
         try:
             instance = start(unfinished)
         except BaseException:

@@ -6,7 +6,6 @@ can take any more, run directories and QEMU processes that nothing on record own
 certain age.
 """
 
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 from forkyard.hypervisors.qemu.children import MACHINE, STAMP
 from forkyard.hypervisors.qemu.instance import RUN, end_instance, find_processes, get_process, read_instance
 from forkyard.hypervisors.qemu.parents import ParentStore
-from forkyard.hypervisors.qemu.records import age, list_directories, list_unfinished, read_record
-from forkyard.processes import ProcessRef, end
+from forkyard.hypervisors.qemu.records import age, erase, list_directories, list_unfinished, read_record
+from forkyard.processes import ProcessRef, end, running_for
 from forkyard.settings import Settings
 
 _END = timedelta(seconds=10)
@@ -46,7 +45,7 @@ def remove_stray(stray: Stray) -> None:
             end_instance(instance, timeout=_END)
     if stray.process is not None:
         end(stray.process, timeout=_END, first=signal.SIGKILL)
-    shutil.rmtree(stray.path, ignore_errors=True)
+    erase(stray.path)
 
 
 def _directories(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
@@ -75,10 +74,16 @@ def _standbys(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
 
 
 def _runs(settings: Settings, older_than: timedelta) -> Iterator[Stray]:
-    owned, processes = set(_owned(settings)), find_processes()
-    for path in list_directories(settings.run_dir / RUN):
+    runs = settings.run_dir / RUN
+    # Before what owns them: each that runs by now was on record before it was started.
+    processes, paths = find_processes(runs), list_directories(runs)
+    owned = set(_owned(settings))
+    for path in paths:
         if path.name not in owned and age(path) >= older_than:
             yield Stray(path, "sockets of a QEMU that nothing owns", settings.run_dir, processes.get(path.name))
+    for name in processes.keys() - owned - {path.name for path in paths}:
+        if running_for(processes[name]) >= older_than:
+            yield Stray(runs / name, "a QEMU that nothing owns", settings.run_dir, processes[name])
 
 
 def _owned(settings: Settings) -> Iterator[str]:

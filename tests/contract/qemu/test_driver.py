@@ -163,7 +163,7 @@ def test_another_version_of_qemu_is_refused_with_both_named(
 
 
 def test_another_accelerator_is_refused(world: SmallWorld) -> None:
-    other = "kvm" if find_kvm_problem() else "tcg"
+    other = "kvm" if find_kvm_problem(world.settings.run_dir) else "tcg"
     changed = world.under(replace(world.settings.qemu, accelerator=other))
     with pytest.raises(Unsupported, match=r"KVM|accelerator"):
         fork(changed.open(), "game-a-1")

@@ -1,6 +1,9 @@
 """What becomes of QEMU's frozen parents and of what waits for their forks, when the host or the image changes."""
 
+import json
 import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -11,23 +14,40 @@ import pytest
 import lab.parent
 from forkyard.errors import PermanentError, Unsupported
 from forkyard.hypervisors.qemu.accelerator import find_kvm_problem
+from forkyard.hypervisors.qemu.instance import read_instance
 from forkyard.hypervisors.qemu.launcher import qemu_version
+from forkyard.hypervisors.qemu.qmp import Qmp
+from forkyard.model import ForkSpec
 from forkyard.settings import ServiceSettings, Settings
 from forkyard.waiting import wait_for
 from guest.image.recipe import GuestImage
 from lab.parent import ensure_parent, record_parent
-from tests.support.small_vm import PARENT, PATIENCE, SERVICE, SmallWorld, fork, put_qemu_in_path
+from tests.support.small_vm import (
+    PARENT,
+    PATIENCE,
+    SERVICE,
+    SmallWorld,
+    fork,
+    make_identity,
+    make_stamp,
+    put_qemu_in_path,
+)
 
 # After an upgrade of QEMU
 
 
 @pytest.fixture
 def upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the host's QEMU be another release of the same line: a real one that says another version of itself."""
+    """Let the host's QEMU be another release."""
+    return _upgrade(tmp_path, monkeypatch)
+
+
+def _upgrade(directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let QEMU be another release of the same line: a real one that says another version of itself."""
     line = qemu_version().rpartition(".")[0]
     qemu = shutil.which("qemu-system-x86_64")
     script = f'case "$1" in --version) echo \'QEMU emulator version {line}.99\';; *) exec {qemu} "$@";; esac'
-    put_qemu_in_path(tmp_path, monkeypatch, script)
+    put_qemu_in_path(directory, monkeypatch, script)
     return f"{line}.99"
 
 
@@ -44,7 +64,7 @@ def test_the_lab_makes_a_parent_of_another_qemu_anew(lab_settings: Settings, cop
     told: list[str] = []
     assert ensure_parent(lab_settings, SERVICE, told.append)
     assert f"this host's is '{upgrade}'; made anew" in " ".join(told)
-    assert sum("under TCG" in line for line in told) == (1 if find_kvm_problem() else 0)
+    assert sum("under TCG" in line for line in told) == (1 if find_kvm_problem(lab_settings.run_dir) else 0)
     assert copy.open().find_differences(PARENT) == ()
     assert not ensure_parent(lab_settings, SERVICE, told.append)
 
@@ -69,6 +89,28 @@ def test_the_lab_leaves_a_parent_of_another_qemu_that_somebody_else_made(
     assert len(copy.open().list_parents()) == 1
 
 
+def test_a_parent_that_is_frozen_after_the_upgrade_is_of_the_qemu_that_ran_it(copy: SmallWorld, tmp_path: Path) -> None:
+    ran = qemu_version()
+    parent = copy.start_parent("other", freeze=False)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            upgraded = _upgrade(tmp_path, patched)
+            with pytest.raises(Unsupported, match=f"its QEMU is '{ran}', this host's is '{upgraded}'"):
+                copy.open().freeze(parent, timeout=PATIENCE)
+        assert copy.open().find_differences(parent) == ()
+    finally:
+        copy.open().remove_parent(parent, timeout=PATIENCE)
+
+
+def test_a_parent_whose_machine_is_not_on_record_is_not_frozen(copy: SmallWorld) -> None:
+    parent = copy.start_parent("other", freeze=False)
+    record = copy.settings.state_dir / "parents" / parent / "parent.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "machine"}))
+    with pytest.raises(PermanentError, match=r"machine.*forkyard parent remove other.*forkyard parent build game"):
+        copy.open().freeze(parent, timeout=PATIENCE)
+    copy.open().remove_parent(parent, timeout=PATIENCE)
+
+
 @pytest.fixture
 def lab_settings(copy: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Give the lab's settings for the copy, and the small image in place of the game's."""
@@ -82,6 +124,44 @@ def lab_settings(copy: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> Settings:
     (frozen,) = copy.open().list_parents()
     record_parent(settings, frozen, image)
     return settings
+
+
+# Freezes that were killed on their way
+
+
+def _stop(qmp: Qmp, _state: Path) -> None:
+    qmp.execute("stop", timeout=PATIENCE)
+
+
+def _stop_and_save(qmp: Qmp, state: Path) -> None:
+    _stop(qmp, state)
+    qmp.save_state(state, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("done", [_stop, _stop_and_save])
+def test_a_freeze_that_was_killed_on_its_way_is_finished_by_the_next_and_by_a_build_before_it(
+    copy: SmallWorld, done: Callable[[Qmp, Path], None]
+) -> None:
+    parent = copy.start_parent("other", freeze=False)
+    directory = copy.settings.state_dir / "parents" / parent
+    instance = read_instance(copy.settings.run_dir, directory)
+    assert instance
+    with Qmp(instance.qmp, timeout=PATIENCE) as qmp:
+        done(qmp, directory / "state")
+    hypervisor = copy.open()
+    try:
+        began = time.monotonic()
+        hypervisor.start_parent(copy.image, parent, SERVICE, timeout=PATIENCE)
+        assert time.monotonic() - began < PATIENCE.total_seconds() / 2
+        hypervisor.freeze(parent, timeout=PATIENCE)
+        hypervisor.verify(parent)
+        placement = replace(hypervisor.placements(SERVICE)[0], parent=parent)
+        vm = hypervisor.fork(ForkSpec("game-a-1", make_stamp(), placement), timeout=PATIENCE)
+        assert hypervisor.identify(vm.id, make_identity(vm), timeout=PATIENCE).proved
+        hypervisor.destroy(vm.id, timeout=PATIENCE)
+    finally:
+        copy.clear()
+        hypervisor.remove_parent(parent, timeout=PATIENCE)
 
 
 # Processes that wait for the next forks of a parent

@@ -1,9 +1,7 @@
 """What is left of the host: a full disk or spent addresses make no child, say so, and leave nothing."""
 
 import secrets
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -80,22 +78,6 @@ def _fill(directory: Path) -> list[Path]:
         except OSError:
             return made
         made.append(path)
-
-
-@pytest.fixture
-def mounted(small_parent: SmallWorld, tmp_path: Path) -> Iterator[Callable[[str], SmallWorld]]:
-    """Give a way to copy the parent into a file system of its own."""
-    place, run = tmp_path / "small-disk", Path(f"{small_parent.settings.run_dir}m")
-
-    def make(options: str) -> SmallWorld:
-        place.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "forkyard-test", str(place)], check=True)
-        copy = small_parent.copied(place)
-        return replace(copy, settings=replace(copy.settings, run_dir=run))
-
-    yield make
-    subprocess.run(["umount", str(place)], check=True)
-    shutil.rmtree(run, ignore_errors=True)
 
 
 def test_addresses_run_out_before_anything_is_made(world: SmallWorld) -> None:
