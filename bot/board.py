@@ -132,10 +132,22 @@ class Board:
         sights = []
         for row in rows.values():
             self._plan_if_due(row)
-            done = progress.get(row.run_id or "")
-            settled = self._runner.settle(row, done)
-            sights.append(self._see(settled, done, known.get(row.id)))
-        return [sight for sight in sights if sight.request.state is not State.DRAFTED]
+            sight = self._try_to_see(row, progress.get(row.run_id or ""), known.get(row.id))
+            if sight is not None and sight.request.state is not State.DRAFTED:
+                sights.append(sight)
+        return sights
+
+    def _try_to_see(self, row: Request, progress: Progress | None, shown: Shown | None) -> Sight | None:
+        try:
+            return self._see(self._runner.settle(row, progress), progress, shown)
+        except TransientError:
+            raise  # the database's: it is the same for all
+        except Exception:
+            # One request that cannot be understood must not keep the others from being followed: the log has why.
+            if not self._pace.is_aside(row.id):
+                self._pace.set_aside(row.id)
+                logger.exception("%s: cannot be followed", row.token)
+            return None
 
     def _see(self, row: Request, progress: Progress | None, shown: Shown | None) -> Sight:
         decided = row.state not in {State.PLANNED, State.AWAITING}

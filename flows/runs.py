@@ -85,6 +85,10 @@ class ServerAway(PermanentError):
         super().__init__(f"Prefect at {base} does not answer: {cause}. Start it with `forkyard lab up`.")
 
 
+class Unreadable(PermanentError):
+    """What a run reported is nothing that this forkyard understands."""
+
+
 class Runs:
     """The deployments' runs on one Prefect server."""
 
@@ -349,9 +353,13 @@ def _read_progress(run: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]
 
 
 def read_result(data: object) -> dict[str, Any]:
-    """Read a result artifact's data, which the API gives as text."""
-    found = json.loads(data) if isinstance(data, str) else data
+    """Read a result artifact's data, which the API gives as text; raises Unreadable."""
+    try:
+        found = json.loads(data) if isinstance(data, str) else data
+    except ValueError as error:
+        text = f"a result that is no JSON: {data!r:.80}"
+        raise Unreadable(text) from error
     if not isinstance(found, dict):
         text = f"a result that is no object: {data!r:.80}"
-        raise PermanentError(text)
+        raise Unreadable(text)
     return found
