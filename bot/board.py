@@ -2,8 +2,8 @@
 One loop that makes Slack show what is on record: starts what is approved, follows what runs, edits what changed.
 
 Every round looks at all open requests anew, so nothing depends on having heard of anything: after a restart, after five
-minutes without Slack, after a storm of 429 the next round shows the newest state. One thread posts and edits, so no
-message is posted twice.
+minutes without Slack, after a storm of 429 the next round shows the newest state. One thread of one bot (`bot.sole`)
+posts and edits, so no message is posted twice.
 """
 
 import hashlib
@@ -68,14 +68,19 @@ class Board:
         woken: Event,
         calendar: Callable[[], None],
         leases: Leases,
+        insist: Callable[[], None],
     ) -> None:
-        """Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere."""
+        """
+        Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere.
+
+        *insist* raises a TransientError while another bot does all this.
+        """
         self._settings, self._desk, self._store, self._memory = settings, desk, desk.store, memory
         self._runner, self._client, self._plan = runner, client, plan
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._calendar, self._leases = calendar, leases
+        self._calendar, self._leases, self._insist = calendar, leases, insist
         self._swept = self._scheduled = -EVERY
         self._planned: dict[str, float] = {}
         self._phases: dict[str, _Phase] = {}
@@ -93,7 +98,7 @@ class Board:
             try:
                 self.go_round()
             except TransientError as error:
-                logger.warning("the requests cannot be read now: %s", error)
+                logger.warning("nothing can be done now: %s", error)
             except Exception:
                 # The loop must outlive any one request: what is wrong with it is in the log, with its traceback.
                 logger.exception("a round failed")
@@ -101,6 +106,7 @@ class Board:
 
     def go_round(self) -> None:
         """One round."""
+        self._insist()
         now = monotonic()
         if now - self._swept > SWEEP:
             self._swept = now

@@ -30,6 +30,7 @@ from bot.runner import Runner
 from bot.schedule import Schedule
 from bot.sights import Sights
 from bot.slack_api import make_client
+from bot.sole import only_bot
 from bot.web import Web
 from bot.workers import Workers
 from flows.events import RunEvents, listening
@@ -61,9 +62,15 @@ PING = 5.0
 def running_bot(
     load: Callable[[], Settings], secrets: Secrets, *, config: Path | None = None, opening: Open = open_world
 ) -> Iterator[None]:
-    """Run the bot while the block runs; *load* gives the settings as they are at that moment, from *config*."""
+    """
+    Run the bot while the block runs; *load* gives the settings as they are at that moment, from *config*.
+
+    Raises:
+        NotPermitted: another bot is at work there.
+    """
     settings = load()
     with ExitStack() as stack:
+        insist = stack.enter_context(only_bot(settings))
         store = stack.enter_context(open_store(settings))
         memory = stack.enter_context(open_memory(settings))
         inbox = stack.enter_context(open_inbox(settings))
@@ -109,6 +116,7 @@ def running_bot(
             woken=woken,
             calendar=lambda: workers.submit(follow_calendar),
             leases=Leases(sights.find_holder, workers.submit),
+            insist=insist,
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)

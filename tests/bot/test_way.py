@@ -1,7 +1,6 @@
 """The whole way: a command, a plan, an approval by another person, a run, its report; and what stands in between."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -64,7 +63,7 @@ def test_a_report_that_comes_long_after_the_end_is_shown_all_the_same(stage: Sta
 
 @pytest.mark.parametrize("unreadable", [{"children": [{"phase": "NAPPING", "intervals": []}]}, ["no", "report"]])
 def test_a_report_of_a_newer_forkyard_keeps_neither_its_own_end_nor_any_other_request_from_being_shown(
-    stage: Stage, unreadable: Any
+    stage: Stage, unreadable: object
 ) -> None:
     message = stage.ask("scale game to 2")
     assert stage.slack.click(message, "approve", "ben")["ok"]
