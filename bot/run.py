@@ -36,10 +36,9 @@ from bot.workers import Workers
 from flows.events import RunEvents, listening
 from flows.runs import Runs
 from forkyard.errors import NotReady
-from forkyard.estimates import list_runs
-from forkyard.requests import Entry, Request, State
+from forkyard.requests import Entry, Request
 from forkyard.requests.desk import Desk
-from forkyard.requests.looking import Open, plan_now
+from forkyard.requests.looking import Open, learn_from, plan_now
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store, open_store
 from forkyard.settings import Settings
@@ -129,8 +128,7 @@ def running_bot(
 
 def _make_look(store: Store, opening: Open) -> Callable[[Settings, Request], PlanRecord]:
     def look(settings: Settings, request: Request) -> PlanRecord:
-        past = store.list_requests(states=[State.SUCCEEDED], service=request.service, limit=20)
-        return plan_now(settings, request, runs=list_runs(past), opening=opening)
+        return plan_now(settings, request, runs=learn_from(store, request.service), opening=opening)
 
     return look
 
