@@ -15,6 +15,7 @@ from forkyard.requests.desk import Desk
 from forkyard.requests.plans import PlanRecord
 from forkyard.settings import Settings
 from tests.bot.conftest import Stage
+from tests.support.pretend_prefect import Run
 
 
 class CountedRuns(Runs):
@@ -55,6 +56,12 @@ def test_while_nothing_is_heard_each_round_asks_for_all(quiet_stage: Stage) -> N
     runner.look(rows)
 
     assert runs.asked == [["run-a", "run-b"]] * 2
+
+
+def test_however_many_runs_there_are_all_of_them_are_looked_at(quiet_stage: Stage) -> None:
+    prefect = quiet_stage.prefect
+    prefect.runs |= {name: Run(name, name, {}, name) for name in (f"run-{n:03}" for n in range(250))}
+    assert Runs(prefect.url).look(list(prefect.runs)).keys() == prefect.runs.keys()
 
 
 def test_a_run_that_nobody_begins_is_told_as_trouble(quiet_stage: Stage) -> None:
