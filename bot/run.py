@@ -25,6 +25,7 @@ from bot.leases import Leases
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
+from bot.replans import Replans
 from bot.replies import Replies
 from bot.runner import Runner
 from bot.schedule import Schedule
@@ -111,7 +112,7 @@ def running_bot(
             memory,
             runner,
             client,
-            plan=lambda request: workers.submit(clerk.plan, request),
+            replans=Replans(clerk.plan, workers.submit),
             woken=woken,
             calendar=lambda: workers.submit(follow_calendar),
             leases=Leases(sights.find_holder, workers.submit),
