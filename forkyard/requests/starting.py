@@ -80,9 +80,9 @@ class Ahead(Protocol):
 class Started:
     """What came of starting what is due."""
 
-    rows: list[Request] = field(default_factory=list)
+    rows: list[Request] = field(default_factory=list[Request])
     """Those that were started, with their runs' ids; one that moved meanwhile as it is now."""
-    failed: list[tuple[Request, ForkyardError]] = field(default_factory=list)
+    failed: list[tuple[Request, ForkyardError]] = field(default_factory=list[tuple[Request, ForkyardError]])
     away: ForkyardError | None = None
     """Why the server was not asked for the others; None: it was."""
 
