@@ -72,7 +72,7 @@ class Request:
 
     id: str
     version: int = 0
-    """Counts moves and changes: who has read an older one than there is changes nothing."""
+    """Counts changes: whoever has read an older one changes nothing."""
     state: State = State.DRAFTED
     service: str
     target: int
