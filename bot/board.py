@@ -2,8 +2,8 @@
 One loop that makes Slack show what is on record: starts what is approved, follows what runs, edits what changed.
 
 Every round looks at all open requests anew, so nothing depends on having heard of anything: after a restart, after five
-minutes without Slack, after a storm of 429 the next round shows the newest state. One thread posts and edits, so no
-message is posted twice.
+minutes without Slack, after a storm of 429 the next round shows the newest state. One thread of one bot (`bot.sole`)
+posts and edits, so no message is posted twice.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from bot.leases import Leases
 from bot.memory import Memory, Shown
 from bot.messages import Message, Sight, block_of, render_request, stamp
 from bot.pace import Pace, Weight
+from bot.replans import Replans
 from bot.runner import Runner
 from bot.schedule import EVERY
 from bot.slack_api import ChannelGone, Limited, MessageGone, call
@@ -49,9 +50,6 @@ AWAY = 3.0
 NOT_US = 30.0
 """Seconds between two tries once Slack no longer takes our token."""
 
-REPLAN = 10.0
-"""Seconds after which a request is planned once more whose fleet could not be seen."""
-
 
 class Board:
     """What Slack shows of the requests."""
@@ -64,20 +62,24 @@ class Board:
         runner: Runner,
         client: WebClient,
         *,
-        plan: Callable[[Request], None],
+        replans: Replans,
         woken: Event,
         calendar: Callable[[], None],
         leases: Leases,
+        insist: Callable[[], None],
     ) -> None:
-        """Show what *desk* has on record; *woken* has a round at once, *plan* and *calendar* are done elsewhere."""
+        """
+        Show what *desk* has on record; *woken* has a round at once, *replans* and *calendar* are done elsewhere.
+
+        *insist* raises a TransientError while another bot does all this.
+        """
         self._settings, self._desk, self._store, self._memory = settings, desk, desk.store, memory
-        self._runner, self._client, self._plan = runner, client, plan
+        self._runner, self._client, self._replans = runner, client, replans
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._calendar, self._leases = calendar, leases
+        self._calendar, self._leases, self._insist = calendar, leases, insist
         self._swept = self._scheduled = -EVERY
-        self._planned: dict[str, float] = {}
         self._phases: dict[str, _Phase] = {}
         self._recovering = True
 
@@ -93,7 +95,7 @@ class Board:
             try:
                 self.go_round()
             except TransientError as error:
-                logger.warning("the requests cannot be read now: %s", error)
+                logger.warning("nothing can be done now: %s", error)
             except Exception:
                 # The loop must outlive any one request: what is wrong with it is in the log, with its traceback.
                 logger.exception("a round failed")
@@ -101,6 +103,7 @@ class Board:
 
     def go_round(self) -> None:
         """One round."""
+        self._insist()
         now = monotonic()
         if now - self._swept > SWEEP:
             self._swept = now
@@ -129,13 +132,25 @@ class Board:
             rows[request_id] = self._store.get(request_id)
         running = [row for row in rows.values() if row.run_id and row.state in WITH_RUN]
         progress = self._runner.look(running)
+        self._replans.look(rows.values(), recovering=self._recovering)
         sights = []
         for row in rows.values():
-            self._plan_if_due(row)
-            done = progress.get(row.run_id or "")
-            settled = self._runner.settle(row, done)
-            sights.append(self._see(settled, done, known.get(row.id)))
-        return [sight for sight in sights if sight.request.state is not State.DRAFTED]
+            sight = self._try_to_see(row, progress.get(row.run_id or ""), known.get(row.id))
+            if sight is not None and sight.request.state is not State.DRAFTED:
+                sights.append(sight)
+        return sights
+
+    def _try_to_see(self, row: Request, progress: Progress | None, shown: Shown | None) -> Sight | None:
+        try:
+            return self._see(self._runner.settle(row, progress), progress, shown)
+        except TransientError:
+            raise  # the database's: it is the same for all
+        except Exception:
+            # One request that cannot be understood must not keep the others from being followed: the log has why.
+            if not self._pace.is_aside(row.id):
+                self._pace.set_aside(row.id)
+                logger.exception("%s: cannot be followed", row.token)
+            return None
 
     def _see(self, row: Request, progress: Progress | None, shown: Shown | None) -> Sight:
         decided = row.state not in {State.PLANNED, State.AWAITING}
@@ -151,16 +166,6 @@ class Board:
             trouble=self._runner.trouble_with(row, progress) if row.state in WITH_RUN else "",
             waits_for=self._leases.waits_for(row, progress),
         )
-
-    def _plan_if_due(self, row: Request) -> None:
-        if row.state not in {State.DRAFTED, State.PLANNED}:
-            self._planned.pop(row.id, None)
-            return
-        age = (datetime.now(UTC) - row.requested_at).total_seconds()
-        # A fresh one is being planned by whoever took it; after a restart there is nobody left who does.
-        if (self._recovering or age > REPLAN) and monotonic() - self._planned.get(row.id, -REPLAN) >= REPLAN:
-            self._planned[row.id] = monotonic()
-            self._plan(row)
 
     def _try_to_show(self, sight: Sight) -> None:
         try:

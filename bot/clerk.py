@@ -202,7 +202,7 @@ class Clerk:
         """Take a request back, or have its run end."""
         request = self._desk.cancel(self._directory.person(asker.id), name, where=asker.channel, raw=raw)
         if request.state is State.RUNNING:
-            self._runner.cancel(request)
+            self._runner.cancel(request, self._sights.find_holder)
             return say(f"`{request.token}` is being cancelled: what is half made is undone first.")
         self._runner.drop_unwanted()
         return None

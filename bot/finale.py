@@ -15,6 +15,7 @@ from bot.memory import Memory, Shown
 from bot.picture import draw_timeline
 from bot.runner import Runner
 from bot.slack_api import ChannelGone, MessageGone, call
+from flows.runs import Unreadable
 from forkyard.errors import ForkyardError, PermanentError
 from forkyard.report import Report, report_from_json
 from forkyard.requests import Request, State
@@ -48,12 +49,13 @@ class Finale:
             try:
                 found = self._runner.result(run)
                 report = None if found is None else report_from_json(found)
-            except ForkyardError as error:
-                logger.warning("%s: no report yet: %s", request.token, error)
-                return None
-            except (TypeError, KeyError) as error:
+            except (Unreadable, TypeError, KeyError, ValueError) as error:
+                # Of another forkyard, perhaps a newer one: it would be as little understood the next time.
                 logger.warning("%s: a report that cannot be read: %r", request.token, error)
                 self._keep(run, None)
+                return None
+            except ForkyardError as error:
+                logger.warning("%s: no report yet: %s", request.token, error)
                 return None
             if report is not None or monotonic() - self._asked.setdefault(run, monotonic()) >= PATIENCE:
                 self._keep(run, report)

@@ -24,6 +24,9 @@ from forkyard.settings import Settings
 REMEMBERED = 86400
 """Seconds for which a delivery is known that was dealt with; Slack repeats within minutes."""
 
+PRUNED = 3600
+"""Seconds between two looks for deliveries that need not be known any more."""
+
 _TABLE = "CREATE TABLE IF NOT EXISTS inbox (key TEXT PRIMARY KEY, kind TEXT, body TEXT, at REAL, done INTEGER)"
 
 
@@ -50,7 +53,7 @@ class Inbox:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(_TABLE)
-        self._database.execute("DELETE FROM inbox WHERE done = 1 AND at < ?", (time() - REMEMBERED,))
+        self._prune(time())
 
     def put(self, letter: Letter) -> bool:
         """Whether the delivery is new; it is kept then. Raises Unavailable when it cannot be written."""
@@ -58,10 +61,16 @@ class Inbox:
         try:
             with self._lock:
                 done = self._database.execute("INSERT OR IGNORE INTO inbox VALUES (?, ?, ?, ?, 0)", row)
+                if letter.at - self._pruned > PRUNED:
+                    self._prune(letter.at)
         except sqlite3.Error as error:
             text = f"what Slack delivered cannot be written down: {error}"
             raise Unavailable(text) from error
         return done.rowcount == 1
+
+    def _prune(self, now: float) -> None:
+        self._pruned = now
+        self._database.execute("DELETE FROM inbox WHERE done = 1 AND at < ?", (now - REMEMBERED,))
 
     def finish(self, key: str) -> None:
         """Note that a delivery was dealt with."""

@@ -20,6 +20,9 @@ from forkyard.stages import Stage, read_stages
 PLACES = 6
 """Parents shown one by one; of more the rest is summed up."""
 
+STEPS = 40
+"""Later steps shown; of more the first ones, and always the last: whoever approves signs where it ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -130,8 +133,11 @@ def _awaiting(sight: Sight) -> list[Block]:
 
 
 def _show_plan(request: Request, plan: PlanRecord) -> list[Block]:
+    facts = _facts(request, plan)
+    first, *more = (facts[begin : begin + b.MOST_FIELDS] for begin in range(0, len(facts), b.MOST_FIELDS))
     return [
-        b.section(_steps_of(plan), fields=_facts(request, plan)),
+        b.section(_steps_of(plan), fields=first),
+        *(b.section("*And so on*", fields=fields) for fields in more),
         *([b.context(*_places(plan))] if plan.places else []),
         *([b.context(*(clean(note) for note in plan.notes[:5]))] if plan.notes else []),
     ]
@@ -153,8 +159,11 @@ def _facts(request: Request, plan: PlanRecord) -> list[str]:
     facts = [f"*Now → wanted*\n{plan.current} → {plan.target}", f"*Expected time*\n{took}"]
     if request.start_at is not None:
         facts.append(f"*Starts*\n{_when(request.start_at, request.zone)}")
-    facts += [f"*Then*\nto {number} at {_when(at, request.zone)}" for at, number in plan.later]
-    return facts
+    steps = [f"*Then*\nto {number} at {_when(at, request.zone)}" for at, number in plan.later]
+    between = len(steps) - STEPS
+    if between > 0:
+        steps[STEPS - 1 : -1] = [f"*Between*\n{b.number_of(between, 'more step')}"]
+    return facts + steps
 
 
 def _when(at: datetime, zone: str) -> str:

@@ -25,20 +25,21 @@ from bot.leases import Leases
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
+from bot.replans import Replans
 from bot.replies import Replies
 from bot.runner import Runner
 from bot.schedule import Schedule
 from bot.sights import Sights
 from bot.slack_api import make_client
+from bot.sole import only_bot
 from bot.web import Web
 from bot.workers import Workers
 from flows.events import RunEvents, listening
 from flows.runs import Runs
 from forkyard.errors import NotReady
-from forkyard.estimates import list_runs
-from forkyard.requests import Entry, Request, State
+from forkyard.requests import Entry, Request
 from forkyard.requests.desk import Desk
-from forkyard.requests.looking import Open, plan_now
+from forkyard.requests.looking import Open, learn_from, plan_now
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.store import Store, open_store
 from forkyard.settings import Settings
@@ -61,9 +62,15 @@ PING = 5.0
 def running_bot(
     load: Callable[[], Settings], secrets: Secrets, *, config: Path | None = None, opening: Open = open_world
 ) -> Iterator[None]:
-    """Run the bot while the block runs; *load* gives the settings as they are at that moment, from *config*."""
+    """
+    Run the bot while the block runs; *load* gives the settings as they are at that moment, from *config*.
+
+    Raises:
+        NotPermitted: another bot is at work there.
+    """
     settings = load()
     with ExitStack() as stack:
+        insist = stack.enter_context(only_bot(settings))
         store = stack.enter_context(open_store(settings))
         memory = stack.enter_context(open_memory(settings))
         inbox = stack.enter_context(open_inbox(settings))
@@ -105,10 +112,11 @@ def running_bot(
             memory,
             runner,
             client,
-            plan=lambda request: workers.submit(clerk.plan, request),
+            replans=Replans(clerk.plan, workers.submit),
             woken=woken,
             calendar=lambda: workers.submit(follow_calendar),
             leases=Leases(sights.find_holder, workers.submit),
+            insist=insist,
         )
         app = _make_app(secrets, settings, stack)
         listeners.register(app)
@@ -121,8 +129,7 @@ def running_bot(
 
 def _make_look(store: Store, opening: Open) -> Callable[[Settings, Request], PlanRecord]:
     def look(settings: Settings, request: Request) -> PlanRecord:
-        past = store.list_requests(states=[State.SUCCEEDED], service=request.service, limit=20)
-        return plan_now(settings, request, runs=list_runs(past), opening=opening)
+        return plan_now(settings, request, runs=learn_from(store, request.service), opening=opening)
 
     return look
 

@@ -1,8 +1,8 @@
 """
-From approved requests to runs, and from runs that died back to requests.
+The runs of requests, as the board follows them: what is approved is started, what died is settled, trouble is told.
 
-The run itself puts its begin and its end on record; here are the two things that it cannot do: be started, and say that
-it was killed. Repeating any of it is harmless: the key of a run is its request and the plan that was approved.
+How that is done, whoever does it, is in `forkyard.requests.starting`; here it is done again and again, and asks Prefect
+no more than there is news of.
 """
 
 import logging
@@ -11,20 +11,17 @@ from datetime import timedelta
 from threading import Lock
 from time import monotonic
 
-from flows.runs import FINAL, Progress, Runs
-from forkyard.errors import ForkyardError, PermanentError
-from forkyard.requests import WITH_RUN, Request, State, StateChanged
+from flows.runs import Progress, Runs
+from forkyard.errors import ForkyardError
+from forkyard.model import LeaseHolder
+from forkyard.requests import Request, State
 from forkyard.requests.desk import Desk
-from forkyard.requests.looking import to_scale_request
-from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
-from forkyard.requests.starting import drop_unwanted, make_key
-from forkyard.requests.store import Store
+from forkyard.requests.starting import Settler, cancel_run, drop_unwanted, start_due
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3
 """Looks at a run that is over while its request is not, before that is believed: the run writes one after the other."""
-
 
 UNBEGUN = timedelta(seconds=30)
 """A run that is not begun so long after its moment waits for a server that is away."""
@@ -39,8 +36,9 @@ class Runner:
     def __init__(self, desk: Desk, runs: Runs, *, listens: Callable[[], bool] = lambda: False) -> None:
         """Start runs through *runs*; while *listens*, `hear` is called for those that have changed."""
         self._desk, self._store, self._runs, self._listens = desk, desk.store, runs, listens
-        self._over: dict[str, int] = {}
-        self._unstarted = self._unseen = ""
+        self._settler = Settler(desk.store, patience=PATIENCE)
+        self._unstarted: dict[str, str] = {}
+        self._away = self._unseen = ""
         self._news: set[str] = set()
         self._lock = Lock()
         self._seen: dict[str, Progress] = {}
@@ -53,35 +51,21 @@ class Runner:
 
     def start_due(self) -> None:
         """Start a run for each request that wants one; what cannot be started now is tried again."""
-        for request in self._desk.due():
-            try:
-                run_id = self._start(request)
-                entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision=request.state.value)
-                self._store.amend(request, entry, run_id=run_id)
-            except StateChanged:
-                continue  # cancelled, or its run has begun already and put itself on record
-            except ForkyardError as error:
-                self._unstarted = f"{error}"
+        done = start_due(self._desk, self._runs)
+        failed = {request.id: str(error) for request, error in done.failed}
+        for request, error in done.failed:
+            if self._unstarted.get(request.id) != str(error):
                 logger.warning("%s: no run yet: %s", request.token, error)
-                return
-        self._unstarted = ""
-
-    @property
-    def trouble(self) -> str:
-        """Why Prefect cannot be asked; empty when it can."""
-        return self._unstarted or self._unseen
+        self._unstarted, self._away = failed, str(done.away or "")
 
     def trouble_with(self, request: Request, progress: Progress | None) -> str:
         """Why nothing is seen of a request's run, or why nobody begins it; empty when all is well."""
+        trouble = self._unstarted.get(request.id) or self._away or self._unseen
         due = request.start_at or request.updated_at
         waits = request.state is not State.RUNNING and progress is not None and progress.state == "SCHEDULED"
-        if not self.trouble and waits and due is not None and self._store.now() - due > UNBEGUN:
+        if not trouble and waits and due is not None and self._store.now() - due > UNBEGUN:
             return "Nobody begins its run: the process that serves the deployments is away, or very busy."
-        return self.trouble
-
-    def _start(self, request: Request) -> str:
-        key = make_key(self._desk, request)
-        return self._runs.start_scale(to_scale_request(request), plan_hash=key, at=request.start_at)
+        return trouble
 
     def look(self, requests: Iterable[Request]) -> Mapping[str, Progress]:
         """How far the runs are, by their ids; what is known when Prefect does not answer is nothing."""
@@ -111,18 +95,7 @@ class Runner:
 
     def settle(self, request: Request, progress: Progress | None) -> Request:
         """Put on record that a run is over which could not do so itself."""
-        waits = request.state in WITH_RUN
-        if not waits or progress is None or progress.state not in FINAL or request.run_id is None:
-            self._over.pop(request.id, None)
-            return request
-        self._over[request.id] = self._over.get(request.id, 0) + 1
-        if self._over[request.id] < PATIENCE:
-            return request
-        del self._over[request.id]
-        try:
-            return settle_dead(self._store, request, progress)
-        except StateChanged as error:
-            return error.now
+        return self._settler.settle(request, progress)
 
     def url(self, request: Request) -> str:
         """Where a person looks at the request's run; empty before there is one."""
@@ -133,12 +106,9 @@ class Runner:
         found = self._runs.result(run_id)
         return None if found is None else {key: value for key, value in found.items() if key != "run_url"}
 
-    def cancel(self, request: Request) -> None:
-        """Have a run end and undo what is half made; raises ForkyardError when Prefect cannot be told."""
-        if request.run_id is None:
-            text = f"{request.token}: has no run that could be cancelled."
-            raise PermanentError(text)
-        self._runs.cancel(request.run_id)
+    def cancel(self, request: Request, find_holder: Callable[[str], LeaseHolder | None]) -> None:
+        """Have a run end and undo what is half made; raises as `cancel_run`."""
+        cancel_run(self._runs, request, find_holder)
 
     def drop_unwanted(self) -> None:
         """Take back the runs ahead that no request waits for; they would refuse by themselves: this is a courtesy."""
@@ -146,14 +116,3 @@ class Runner:
             drop_unwanted(self._desk, self._runs)
         except ForkyardError as error:
             logger.warning("runs that nobody wants any more may still be seen ahead: %s", error)
-
-
-def settle_dead(store: Store, request: Request, progress: Progress) -> Request:
-    """Say how a run ended that left its request open."""
-    said = progress.message or "it said nothing"
-    text = f"the run ended ({progress.state.lower()}) without a report: {said}. Look with `/fleet status`, then retry."
-    state = State.CANCELLED if progress.state == "CANCELLED" else State.FAILED
-    entry = make_entry(request, SYSTEM, "finish", decision=state.value, detail=text)
-    if request.state is State.RUNNING:
-        return finish(store, request, state, entry, request.result)
-    return give_up(store, request, state, entry)

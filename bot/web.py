@@ -8,7 +8,9 @@ The audit log is told, at most once a minute: whoever can reach this address mus
 import logging
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from http import HTTPStatus
+from socket import create_server
 from threading import Lock, Thread
 
 import uvicorn
@@ -20,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from forkyard.errors import ForkyardError
+from forkyard.errors import ForkyardError, InvalidRequest, NotReady
+from forkyard.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,11 @@ WINDOW = 300
 """Seconds by which a request's time may differ from ours."""
 
 MOST_BYTES = 1 << 20
+
+BACKLOG = 2048
+"""Connections that wait to be taken, as many as uvicorn itself lets wait."""
+
+STARTING = timedelta(seconds=20)
 
 QUIET = 60.0
 """Least seconds between two entries about refused requests."""
@@ -43,20 +51,40 @@ class Web:
         self._lock = Lock()
         self._noted, self._refused = -QUIET, 0
         routes = [Route(PATH, self.take, methods=["POST"])]
-        config = uvicorn.Config(
-            Starlette(routes=routes), host="127.0.0.1", port=port, log_level="warning", access_log=False
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = Thread(target=self._server.run, name="forkyard-web", daemon=True)
+        self._port = port
+        self._server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="warning", access_log=False))
+        self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Begin to serve."""
+        """
+        Begin to serve; when this returns, it is served.
+
+        Raises:
+            InvalidRequest: the port cannot be had.
+            NotReady: the server has not started.
+        """
+        # Not left to uvicorn, which would end its thread with exit(1), unseen by whoever waits for Slack.
+        try:
+            listener = create_server(("127.0.0.1", self._port), backlog=BACKLOG)
+        except OSError as error:
+            text = (
+                f"chatops.http_port: 127.0.0.1:{self._port} cannot be listened at: {error.strerror}. "
+                f"End what uses it (`ss -tlnp` names it), or set another port in forkyard.toml and in the proxy."
+            )
+            raise InvalidRequest(text) from error
+        self._thread = Thread(target=self._server.run, args=([listener],), name="forkyard-web", daemon=True)
         self._thread.start()
+        try:
+            wait_for(lambda: self._server.started or None, what="the server for signed requests", timeout=STARTING)
+        except NotReady:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End, once what is being answered is answered."""
         self._server.should_exit = True
-        self._thread.join(timeout=10)
+        if self._thread is not None:
+            self._thread.join(timeout=10)
 
     async def take(self, request: Request) -> Response:
         """Take one request."""
@@ -64,9 +92,10 @@ class Web:
             return await self._refuse("its time is missing, malformed, or not of the last five minutes")
         if not request.headers.get("x-slack-signature", "").isascii():
             return await self._refuse("its signature is malformed")
-        body = await request.body()
-        if len(body) > MOST_BYTES:
-            return PlainTextResponse("", status_code=413)
+        body = await _read_body(request)
+        if body is None:
+            # Closed, because what else there is of it would be taken for the next request.
+            return PlainTextResponse("", status_code=413, headers={"Connection": "close"})
         # Bolt waits for the listener's acknowledgement: not in the loop that serves the others.
         answer = await run_in_threadpool(self._app.dispatch, to_bolt_request(request, body))
         if answer.status == HTTPStatus.UNAUTHORIZED:
@@ -87,6 +116,16 @@ class Web:
             self._note(f"a request was refused: {why}" + (f"; {others} more since the last entry" if others else ""))
         except ForkyardError as error:
             logger.warning("a refused request is not in the audit log: %s", error)
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """The body, or None for one that is longer than any of Slack's: nobody who is unknown has memory filled."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            return None
+    return bytes(body)
 
 
 def is_timely(header: str) -> bool:

@@ -19,17 +19,18 @@ from flows.runs import Runs
 from forkyard.commands import Amount, Approve, Cancel, Deny, Lock, Scale, Unlock
 from forkyard.decisions import judge_approver
 from forkyard.errors import ForkyardError, InvalidRequest, PermanentError, RequestError, TransientError
-from forkyard.estimates import list_runs
+from forkyard.model import LeaseHolder
 from forkyard.moments import When, read_duration, read_when
 from forkyard.requests import Request, State
 from forkyard.requests.audit import Logged, render
 from forkyard.requests.desk import Desk
-from forkyard.requests.looking import plan_now
+from forkyard.requests.looking import learn_from, plan_now
 from forkyard.requests.plans import PlanRecord, find_drift
-from forkyard.requests.starting import drop_unwanted, settle_ended, start_due
+from forkyard.requests.starting import cancel_run, drop_unwanted, settle_ended, start_due
 from forkyard.requests.store import Store, open_store
 from forkyard.roles import LOCAL, Person
 from forkyard.settings import Settings, load_settings
+from forkyard.world import open_world
 
 _MOST = 200
 """Lines of the log at once."""
@@ -47,8 +48,7 @@ def open_desk(config: Path | None) -> Iterator[tuple[Desk, Settings]]:
 
 
 def _look(store: Store, settings: Settings, request: Request) -> PlanRecord:
-    done = store.list_requests(states=[State.SUCCEEDED, State.ROLLED_BACK], service=request.service, limit=20)
-    return plan_now(settings, request, runs=list_runs(done))
+    return plan_now(settings, request, runs=learn_from(store, request.service))
 
 
 def find_person() -> Person:
@@ -105,7 +105,7 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
             person, name, break_glass=break_glass, where="terminal", raw=f"{Approve(name, break_glass)}"
         )
         runs = Runs(settings.prefect.api_url)
-        start_due(desk, runs)
+        start_runs(desk, runs, wanted=request.id)
         if request.kind == "retry":
             # With it the steps are taken back of what it repeats.
             drop_runs(desk, settings)
@@ -140,14 +140,32 @@ def run_deny(config: Path | None, name: str, reason: str, *, as_json: bool) -> i
 
 
 def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
-    """Take a request back; a run that it has is cancelled."""
+    """Take a request back; a run that it has is cancelled, and one that cannot be is an error (Unsupported)."""
     with open_desk(config) as (desk, settings):
         request = desk.cancel(find_person(), name, where="terminal", raw=f"{Cancel(name)}")
-        if request.state is State.RUNNING and request.run_id is not None:
-            Runs(settings.prefect.api_url).cancel(request.run_id)
+        if request.state is State.RUNNING:
+            cancel_run(Runs(settings.prefect.api_url), request, lambda service: find_holder(settings, service))
         elif any(row.run_id for row in (request, *desk.store.list_requests(parent=request.id))):
             drop_runs(desk, settings)
         return show_request(request, as_json=as_json)
+
+
+def start_runs(desk: Desk, runs: Runs, *, wanted: str | None = None) -> list[Request]:
+    """Start what is due; raises the first error when one of them, or the one that is *wanted*, could not be started."""
+    started = start_due(desk, runs)
+    errors = [error for row, error in started.failed if wanted in {None, row.id} or error is started.away]
+    for row, error in started.failed:
+        if wanted is None or error not in errors:
+            say(f"{row.token}: no run yet: {error}")
+    if errors:
+        raise errors[0]
+    return started.rows
+
+
+def find_holder(settings: Settings, service: str) -> LeaseHolder | None:
+    """Who holds the service's lease; raises ForkyardError when that cannot be asked."""
+    with open_world(settings, service) as world:
+        return world.registry.holder(service)
 
 
 def drop_runs(desk: Desk, settings: Settings) -> None:

@@ -4,7 +4,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.output import emit, make_console, say
-from cli.requests import drop_runs, find_person, local_zone, open_desk, request_shape, run_cancel, show_request
+from cli.requests import (
+    drop_runs,
+    find_person,
+    local_zone,
+    open_desk,
+    request_shape,
+    run_cancel,
+    show_request,
+    start_runs,
+)
 from flows.runs import Runs
 from forkyard.commands import ScheduleMove
 from forkyard.errors import InvalidRequest, TransientError
@@ -14,7 +23,7 @@ from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.calendar import find_leads, tick
 from forkyard.requests.calendar_file import CalendarFile
 from forkyard.requests.desk import Desk
-from forkyard.requests.starting import settle_ended, start_due
+from forkyard.requests.starting import settle_ended
 from forkyard.requests.store import Store
 from forkyard.settings import Settings, load_settings
 
@@ -122,8 +131,8 @@ def run_sync(config: Path | None, *, as_json: bool) -> int:
         settle_ended(desk, runs)
         swept = desk.sweep()
         _plan_waiting(desk)
-        started = start_due(desk, runs)
         drop_runs(desk, settings)
+        started = start_runs(desk, runs)
     if broken is not None:
         # Only now: what is on record does not depend on it.
         raise broken

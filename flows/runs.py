@@ -32,7 +32,7 @@ PAGE = 200
 """Most rows that Prefect gives at once."""
 
 LOOKED_AT = PAGE // 2
-"""Most runs in one look: a run has two artifacts."""
+"""Most runs in one call: a run has two artifacts."""
 
 BUSY = timedelta(seconds=40)
 """How long a server that answers "not now", or not in time, is asked again."""
@@ -83,6 +83,10 @@ class ServerAway(PermanentError):
     def __init__(self, base: str, cause: Exception) -> None:
         """Say which server."""
         super().__init__(f"Prefect at {base} does not answer: {cause}. Start it with `forkyard lab up`.")
+
+
+class Unreadable(PermanentError):
+    """What a run reported is nothing that this forkyard understands."""
 
 
 class Runs:
@@ -180,10 +184,13 @@ class Runs:
         return _read_progress({"state": state}, self._artifacts([run_id], "progress", "result"))
 
     def look(self, run_ids: Sequence[str]) -> dict[str, Progress]:
-        """How far several runs are, in two calls whatever their number; a run that is not there is left out."""
-        if not run_ids:
-            return {}
-        run_ids = run_ids[:LOOKED_AT]
+        """How far several runs are, in two calls for a hundred of them; a run that is not there is left out."""
+        found: dict[str, Progress] = {}
+        for begin in range(0, len(run_ids), LOOKED_AT):
+            found |= self._look(run_ids[begin : begin + LOOKED_AT])
+        return found
+
+    def _look(self, run_ids: Sequence[str]) -> dict[str, Progress]:
         body = {"flow_runs": {"id": {"any_": list(run_ids)}}, "limit": len(run_ids)}
         runs: list[dict[str, Any]] = self._call("POST", "/flow_runs/filter", body)
         artifacts = self._artifacts(run_ids, "progress", "result")
@@ -349,9 +356,13 @@ def _read_progress(run: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]
 
 
 def read_result(data: object) -> dict[str, Any]:
-    """Read a result artifact's data, which the API gives as text."""
-    found = json.loads(data) if isinstance(data, str) else data
+    """Read a result artifact's data, which the API gives as text; raises Unreadable."""
+    try:
+        found = json.loads(data) if isinstance(data, str) else data
+    except ValueError as error:
+        text = f"a result that is no JSON: {data!r:.80}"
+        raise Unreadable(text) from error
     if not isinstance(found, dict):
         text = f"a result that is no object: {data!r:.80}"
-        raise PermanentError(text)
+        raise Unreadable(text)
     return found

@@ -38,14 +38,18 @@ from prefect.exceptions import PrefectException
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.events import CREATIONS, RunEvents, listening
+from flows.marks import MarkingClient, find_taker, show_life, shows_life
+from forkyard.errors import NotReady
+from forkyard.waiting import wait_for
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from anyio.abc import TaskStatus
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 logger = logging.getLogger(__name__)
@@ -75,6 +79,13 @@ LOST = timedelta(seconds=3)
 """Time between two looks for runs without a process; one that is seen without it twice has lost it."""
 
 
+GIVE_BACK = signal.SIGUSR1
+"""Tells a run's process to end without a word, if it only waits for its moment."""
+
+GIVING_BACK = timedelta(seconds=5)
+"""How long that may take."""
+
+
 class WarmRunner(Runner):
     """
     A runner whose runs begin at once, and end when their process does.
@@ -99,7 +110,7 @@ class WarmRunner(Runner):
         super().__init__(**options)
         self._ready = ready
         self._flows = dict(flows)
-        self.alive: set[UUID] = set()
+        self.alive: dict[UUID, BaseProcess] = {}
         self._ears = ExitStack()
         self._look: asyncio.Future[None] | None = None
         self._heard = self._ending = False
@@ -121,6 +132,7 @@ class WarmRunner(Runner):
                 await submit(*given, **named)
 
         poller._get_and_submit_flow_runs = submit_alone  # type: ignore[method-assign]  # noqa: SLF001 - as well
+        self._state_proposer._client = cast("PrefectClient", MarkingClient(self._client))  # noqa: SLF001 - as well
         await self._settle_abandoned()
         await anyio.to_thread.run_sync(self._warm_up)
         if self._ready is not None:
@@ -167,14 +179,9 @@ class WarmRunner(Runner):
                 logger.warning("could not look for scheduled runs; there is a next poll", exc_info=True)
 
     async def _settle_abandoned(self) -> None:
-        """
-        Say of the runs of a runner that was killed that they have crashed; Prefect would show them as running for ever.
-
-        They have: a run's process ends itself when its runner is gone.
-        """
-        for run in await self._begun(StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
-            message = "its process ended together with the one that served it. Run `forkyard reap`."
-            await self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+        """Settle the runs of a runner that was killed; Prefect would show them as running for ever."""
+        for run in await self._list_lost():
+            await self._settle(run, "its process ended together with the one that served it. Run `forkyard reap`.")
 
     async def _settle_lost(self) -> None:
         """
@@ -187,17 +194,38 @@ class WarmRunner(Runner):
         while True:
             await asyncio.sleep(LOST.total_seconds())
             try:
-                begun = await self._begun(StateType.RUNNING, StateType.CANCELLING)
-                lost = {run.id: run for run in begun if run.id not in self.alive}
-                for run in (lost[known] for known in seen & lost.keys()):
-                    cancelling = run.state is not None and run.state.is_cancelling()
-                    end = Cancelled if cancelling else Crashed
-                    message = "its process is gone. Run `forkyard reap`."
-                    await self._client.set_flow_run_state(run.id, end(message=message), force=True)
+                lost = {run.id: run for run in await self._list_lost()}
+                for known in seen & lost.keys():
+                    await self._settle(lost[known], "its process is gone. Run `forkyard reap`.")
                 seen = set(lost)
             except (HTTPError, PrefectException):
                 # The server is busy or away: Prefect's own client asked again already; there is a next look.
                 logger.warning("could not look for runs without a process", exc_info=True)
+            except Exception:
+                # Nobody waits for this look before the runner ends: without the next one, no lost run would end.
+                logger.exception("looking for runs without a process failed")
+
+    async def _list_lost(self) -> "list[FlowRun]":
+        """Runs that were begun on this host, whose processes are gone, and of which no other runner will say so."""
+        begun = await self._begun(StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+        return [run for run in begun if await self._is_lost(run)]
+
+    async def _is_lost(self, run: "FlowRun") -> bool:
+        if run.id in self.alive or shows_life(run.id):
+            return False
+        taker = find_taker(await self._client.read_flow_run_states(run.id))
+        if taker is not None and taker.is_here:
+            # One that is pending still has its process started.
+            return run.state is not None and not run.state.is_pending()
+        return taker is None or taker.is_gone
+
+    async def _settle(self, run: "FlowRun", message: str) -> None:
+        if _is_ahead(run):
+            await self._schedule_again(run)
+            return
+        state = run.state
+        end = Cancelled if state is not None and state.is_cancelling() else Crashed
+        await self._client.set_flow_run_state(run.id, end(message=message), force=True)
 
     async def _begun(self, *states: StateType) -> "list[FlowRun]":
         """Runs of the deployments served here that are in one of *states*."""
@@ -215,7 +243,42 @@ class WarmRunner(Runner):
 
     def _stop_soon(self) -> None:
         self._end_looks()
-        self._end = asyncio.ensure_future(self.astop())
+        self._end = asyncio.ensure_future(self._stop())
+
+    async def _stop(self) -> None:
+        """Give back what only waits for its moment, cancel the others, and end."""
+        self._scheduled_run_poller.stopping = True
+        try:
+            await self._give_back()
+        except (HTTPError, PrefectException):
+            logger.warning("runs that wait for their moment are cancelled: they cannot be given back", exc_info=True)
+        finally:
+            await self.astop()
+
+    async def _give_back(self) -> None:
+        ahead = [run for run in await self._begun(StateType.PENDING) if run.id in self.alive and _is_ahead(run)]
+        for run in ahead:
+            pid = self.alive[run.id].pid
+            if pid is not None:
+                os.kill(pid, GIVE_BACK)
+
+        def wait() -> None:
+            with suppress(NotReady):
+                wait_for(
+                    lambda: None if any(run.id in self.alive for run in ahead) else True,
+                    what="the processes' end",
+                    timeout=GIVING_BACK,
+                )
+
+        await anyio.to_thread.run_sync(wait)
+        for run in ahead:
+            # Still there: it has begun in this moment.
+            if run.id not in self.alive:
+                await self._schedule_again(run)
+
+    async def _schedule_again(self, run: "FlowRun") -> None:
+        moment = run.expected_start_time
+        await self._client.set_flow_run_state(run.id, Scheduled(scheduled_time=moment), force=True)
 
     def _warm_up(self) -> None:
         process = self._context.Process(target=os.getpid)
@@ -260,35 +323,50 @@ class ForkStarter:
         }
         where = self._runner.find_flow(self._deployment)
         process: BaseProcess = self._context.Process(target=run_in_fork, args=(where, str(flow_run.id), environment))
-        self._runner.alive.add(flow_run.id)
+        self._runner.alive[flow_run.id] = process
         try:
             process.start()
             # A forked process is to the handle what a spawned one is: pid, exit code, liveness.
             task_status.started(ProcessHandle(cast("SpawnProcess", process)))
             await anyio.to_thread.run_sync(process.join)
         finally:
-            self._runner.alive.discard(flow_run.id)
+            del self._runner.alive[flow_run.id]
 
 
 def run_in_fork(where: str, run_id: str, environment: dict[str, str]) -> None:
     """Do in a forked process what `python -m prefect.engine` does in a fresh one."""
-    Thread(target=_end_with_runner, name="runner-watch", daemon=True).start()
+    signal.signal(GIVE_BACK, lambda *_: os._exit(0))
     # Seen by who looks at the process list; the command line is that of the process forked.
     Path("/proc/self/comm").write_text("forkyard-run")
     os.environ.update(environment)  # noqa: TID251 - Prefect's own way to tell a run who it is
     configure_from_env()
     module, _, name = where.partition(":")
     flow_run_id = UUID(run_id)
-    with handle_engine_signals(flow_run_id):
-        flow_run = load_flow_run(flow_run_id)
+    with show_life(flow_run_id), handle_engine_signals(flow_run_id):
+        run = load_flow_run(flow_run_id)
         # Of a run that an older forkyard has begun ahead: it goes by the runner's, as all do.
-        flow_run.parameters.pop("config", None)
-        run_flow(getattr(import_module(module), name), flow_run=flow_run)
+        run.parameters.pop("config", None)
+        signal.signal(GIVE_BACK, lambda *_: _is_pending(run) and os._exit(0))
+        Thread(target=_end_with_runner, args=(run,), name="runner-watch", daemon=True).start()
+        run_flow(getattr(import_module(module), name), flow_run=run)
 
 
-def _end_with_runner() -> None:
+def _end_with_runner(run: "FlowRun") -> None:
     """Nobody would see the run end if it outlived the runner: SIGTERM then, which undoes what is half made."""
     runner = multiprocessing.parent_process()
-    if runner is not None:
-        runner.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+    if runner is None:
+        return
+    runner.join()
+    # One that still waits for its moment has nothing to undo, and no crash to tell: the next runner takes it.
+    os.kill(os.getpid(), signal.SIGKILL if _is_pending(run) else signal.SIGTERM)
+
+
+def _is_pending(run: "FlowRun") -> bool:
+    """Whether a run has not begun; its engine keeps its state up to date."""
+    return run.state is not None and run.state.is_pending()
+
+
+def _is_ahead(run: "FlowRun") -> bool:
+    """Whether a run was taken ahead of its moment, and has only waited for that since."""
+    moment = run.expected_start_time
+    return run.state is not None and run.state.is_pending() and moment is not None and run.state.timestamp < moment

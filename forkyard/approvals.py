@@ -99,8 +99,8 @@ def load_key(path: Path) -> bytes:
 
 def _restore(path: Path, made: Path) -> str:
     return (
-        f"Restore it from a backup. Or remove {made} (and {path.name}) to begin with a new one: approvals that are open "
-        f"are then void, and what the audit log has until now can no longer be proved."
+        f"Restore it from a backup. Or remove {made} (and {path.name}) to begin with a new one: approvals that are "
+        f"open are then void, and what the audit log has until now can no longer be proved."
     )
 
 

@@ -163,7 +163,7 @@ def report_to_json(report: Report) -> dict[str, object]:
 
 
 def report_from_json(message: Mapping[str, object]) -> Report:
-    """The report in a JSON object that `report_to_json` made; raises TypeError or KeyError for any other."""
+    """The report in a JSON object that `report_to_json` made; raises TypeError, KeyError or ValueError for others."""
     fields = dict(message)
     children = fields.pop("children")
     notes = fields.pop("notes", ())

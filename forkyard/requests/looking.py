@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 
-from forkyard.estimates import Run, estimate_seconds
+from forkyard.estimates import Run, estimate_seconds, list_runs
 from forkyard.model import Fleet, ScaleRequest
 from forkyard.phases import observe_fleet
 from forkyard.plan import check_request, make_plan
-from forkyard.requests import Request
+from forkyard.requests import Request, State
 from forkyard.requests.plans import PlanRecord, find_later, make_record
-from forkyard.requests.store import read_clock
+from forkyard.requests.store import Store, read_clock
 from forkyard.settings import Settings
 from forkyard.world import World, open_world
 
@@ -53,6 +53,11 @@ def plan_now(
         back = given[-1][1] if given and request.kind == "retry" else record.current
         later = find_later(back, request.hold_seconds, begin)
     return replace(record, later=later, expected_seconds=estimate_seconds(runs, record.forks))
+
+
+def learn_from(store: Store, service: str) -> list[Run]:
+    """What the service's last runs tell, newest first; one that was rolled back later did what was asked too."""
+    return list_runs(store.list_requests(states=[State.SUCCEEDED, State.ROLLED_BACK], service=service, limit=20))
 
 
 def to_scale_request(request: Request, *, dry_run: bool = False) -> ScaleRequest:

@@ -1,21 +1,23 @@
 """
 Start the runs of what is approved, and settle requests whose runs ended without a word.
 
-Whoever follows requests calls this again and again (the bot's sweep, the command line after an approval): the same
-approval gives the same run, however often and by how many it is asked for.
+Whoever follows requests calls this again and again (the bot's board, the command line): the same approval gives the
+same run, however often and by how many it is asked for.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from forkyard.errors import ForkyardError, NotFound
-from forkyard.model import ScaleRequest
+from forkyard.errors import ForkyardError, NotFound, TransientError, Unsupported
+from forkyard.model import LeaseHolder, ScaleRequest
 from forkyard.requests import WITH_RUN, Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.looking import to_scale_request
 from forkyard.requests.moves import SYSTEM, finish, give_up, make_entry
+from forkyard.requests.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,14 @@ class Starter(Protocol):
         """Start a run; the same request and plan again return the first one's id."""
         ...
 
+    def is_up(self) -> bool:
+        """Whether the workflow server answers."""
+        ...
+
+
+class Looker(Protocol):
+    """What knows how far runs are (`flows.runs.Runs`)."""
+
     def look(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
         """How far the runs are."""
         ...
@@ -66,17 +76,38 @@ class Ahead(Protocol):
         ...
 
 
-def start_due(desk: Desk, runs: Starter) -> list[Request]:
-    """Start a run for each request that wants one and has none; returns those, with their runs' ids."""
-    started: list[Request] = []
+@dataclass(slots=True)
+class Started:
+    """What came of starting what is due."""
+
+    rows: list[Request] = field(default_factory=list[Request])
+    """Those that were started, with their runs' ids; one that moved meanwhile as it is now."""
+    failed: list[tuple[Request, ForkyardError]] = field(default_factory=list[tuple[Request, ForkyardError]])
+    away: ForkyardError | None = None
+    """Why the server was not asked for the others; None: it was."""
+
+
+def start_due(desk: Desk, runs: Starter) -> Started:
+    """Start a run for each request that wants one and has none; one that is refused keeps no other from its own."""
+    done = Started()
     for request in desk.due():
-        run_id = runs.start_scale(to_scale_request(request), plan_hash=make_key(desk, request), at=request.start_at)
         try:
-            entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision="created")
-            started.append(desk.store.amend(request, entry, run_id=run_id))
-        except StateChanged as error:
-            started.append(error.now)  # the run was quicker, or somebody cancelled it in this moment
-    return started
+            done.rows.append(_start(desk, runs, request))
+        except ForkyardError as error:
+            done.failed.append((request, error))
+            if isinstance(error, TransientError) or not runs.is_up():
+                done.away = error
+                break
+    return done
+
+
+def _start(desk: Desk, runs: Starter, request: Request) -> Request:
+    run_id = runs.start_scale(to_scale_request(request), plan_hash=make_key(desk, request), at=request.start_at)
+    try:
+        entry = make_entry(request, SYSTEM, "run", run_id=run_id, decision="created")
+        return desk.store.amend(request, entry, run_id=run_id)
+    except StateChanged as error:
+        return error.now  # the run was quicker, or somebody cancelled it in this moment
 
 
 def drop_unwanted(desk: Desk, runs: Ahead) -> list[str]:
@@ -110,34 +141,83 @@ def drop_unwanted(desk: Desk, runs: Ahead) -> list[str]:
     return dropped
 
 
-def settle_ended(desk: Desk, runs: Starter) -> list[Request]:
-    """End the requests whose runs are over and have not said so themselves: killed, or cancelled before they began."""
+def cancel_run(runs: Ahead, request: Request, find_holder: Callable[[str], LeaseHolder | None]) -> None:
+    """
+    Have the run of a running request end and undo what is half made; *find_holder* knows who holds a service's lease.
+
+    Raises:
+        Unsupported: it runs in a process of the command line, and goes on; the message says how to end that.
+        ForkyardError: the server cannot be told.
+    """
+    if request.run_id is not None:
+        runs.cancel(request.run_id)
+        return
+    try:
+        holder = find_holder(request.service)
+    except ForkyardError:
+        holder = None
+    known = holder is not None and holder.request_id == request.id
+    there = f", or on {holder.host}: kill -INT {holder.pid}" if known and holder is not None else ""
+    text = (
+        f"{request.token}: goes on: it runs in the process of a `forkyard scale`, which no workflow server can cancel. "
+        f"Press Ctrl-C in that terminal{there}."
+    )
+    raise Unsupported(text)
+
+
+def settle_ended(desk: Desk, runs: Looker) -> list[Request]:
+    """End the requests whose runs are over and have not said so themselves; returns those, as they are now."""
     rows = desk.store.list_requests(states=WITH_RUN, limit=1000)
     known = runs.look([row.run_id for row in rows if row.run_id is not None])
-    settled: list[Request] = []
-    for row in rows:
-        run = known.get(row.run_id or "")
-        if run is not None and run.state in OVER:
-            to, why = OVER[run.state], run.message or f"its run ended as {run.state.lower()}"
-        elif row.run_id is None and row.state is State.RUNNING and _is_lost(row, desk.store.now()):
-            to, why = State.FAILED, "its process was killed. Run `forkyard reap`, then ask again"
-        else:
-            continue
+    settler = Settler(desk.store)
+    found = [(row, settler.settle(row, known.get(row.run_id or ""))) for row in rows]
+    return [now for row, now in found if now is not row]
+
+
+class Settler:
+    """Puts on record that runs are over which could not do so themselves: killed, or cancelled before they began."""
+
+    def __init__(self, store: Store, *, patience: int = 1) -> None:
+        """Believe that a run is over when it was seen *patience* times in a row."""
+        self._store, self._patience = store, patience
+        self._over: dict[str, int] = {}
+
+    def settle(self, row: Request, run: RunState | None) -> Request:
+        """The request as it is after a look at its run; None: nothing was seen of it."""
+        end = _find_end(row, run, self._store.now())
+        if end is None:
+            self._over.pop(row.id, None)
+            return row
+        self._over[row.id] = self._over.get(row.id, 0) + 1
+        if self._over[row.id] < self._patience:
+            return row
+        del self._over[row.id]
+        to, why = end
+        entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
         try:
-            settled.append(_settle(desk, row, to, why))
+            if row.state is State.RUNNING:
+                return finish(self._store, row, to, entry, row.result)
+            return give_up(self._store, row, to, entry)
         except StateChanged as error:
             logger.info("%s: not settled: %s", row.token, error)  # the run was quicker
-    return settled
+            return error.now
 
 
-def _settle(desk: Desk, row: Request, to: State, why: str) -> Request:
-    if row.state is State.RUNNING:
-        entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
-        return finish(desk.store, row, to, entry, row.result)
-    # It never got through the gate, so nothing was done, whatever its run says.
-    to = State.CANCELLED if to is State.CANCELLED else State.FAILED
-    entry = make_entry(row, SYSTEM, "finish", decision=to.value, detail=why)
-    return give_up(desk.store, row, to, entry)
+def _find_end(row: Request, run: RunState | None, now: datetime) -> tuple[State, str] | None:
+    """How a request ended that says nothing of it, and why; None: it has not, or nobody can tell."""
+    if row.run_id is None:
+        lost = row.state is State.RUNNING and _is_lost(row, now)
+        return (State.FAILED, "its process was killed. Run `forkyard reap`, then ask again") if lost else None
+    if row.state not in WITH_RUN or run is None or run.state not in OVER:
+        return None
+    to, said = OVER[run.state], run.message or "it said nothing"
+    if row.state is not State.RUNNING:
+        # It never got through the gate, so nothing was done, whatever its run says.
+        to = State.CANCELLED if to is State.CANCELLED else State.FAILED
+        return to, f"its run ended as {run.state.lower()} before it changed anything: {said}"
+    if to is State.SUCCEEDED:
+        return to, run.message
+    return to, f"its run ended as {run.state.lower()} without a report: {said}. Look what is there, then retry."
 
 
 def _is_lost(row: Request, now: datetime) -> bool:
@@ -152,4 +232,15 @@ def make_key(desk: Desk, request: Request) -> str:
     return f"{request.plan_hash or request.event or 'plan'}{moment}"
 
 
-__all__ = ["Ahead", "Starter", "drop_unwanted", "make_key", "settle_ended", "start_due"]
+__all__ = [
+    "Ahead",
+    "Looker",
+    "Settler",
+    "Started",
+    "Starter",
+    "cancel_run",
+    "drop_unwanted",
+    "make_key",
+    "settle_ended",
+    "start_due",
+]

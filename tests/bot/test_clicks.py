@@ -1,7 +1,11 @@
 """Who may click what, and when: the first valid click wins, and every other one is told why not."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+from forkyard.model import LeaseHolder
+from forkyard.registry.fake import FakeRegistry
+from forkyard.requests import Entry, Request, State
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.lab import until
 
@@ -165,3 +169,20 @@ def test_a_moved_request_takes_the_runs_of_its_old_time_off_the_schedule(stage: 
     until(
         lambda: {run.state for run in stage.prefect.runs.values()} == {"CANCELLED"}, seconds=10, what="both runs gone"
     )
+
+
+def test_what_runs_at_a_command_line_is_not_said_to_be_cancelled(stage: Stage) -> None:
+    row = Request(
+        id="d" * 32,
+        service="game",
+        target=4,
+        requested_by="local:root",
+        requested_at=datetime.now(UTC),
+        state=State.RUNNING,
+    )
+    stage.store.add(row, Entry(who="local:root", action="scale", request_id=row.id))
+    holder = LeaseHolder(row.id, "root", "host-7", 4711, datetime.now(UTC), "")
+    with FakeRegistry(stage.world).lease("game", holder, wait=timedelta(seconds=1)):
+        stage.slack.click(stage.until_shown("begun"), "cancel", "ben")
+        told = stage.until_told("goes on: it runs in the process of a `forkyard scale`", "ben")
+    assert "on host-7: kill -INT 4711" in told

@@ -1,5 +1,6 @@
 """Signed requests instead of Socket Mode: the same way to a run, and what gets 401."""
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,10 +11,11 @@ import pytest
 
 from bot.checks import Secrets, find_missing, find_missing_in_slack, read_secrets
 from bot.run import running_bot
-from bot.web import PATH
+from bot.web import MOST_BYTES, PATH
+from forkyard.errors import InvalidRequest
 from lab.slack.delivery import encode_request, sign_request
 from tests.bot.conftest import Stage
-from tests.support.lab import free_ports, until
+from tests.support.lab import free_ports
 
 ASK = {"command": "/fleet", "text": "scale game to 4", "team_id": "T0LAB00001", "channel_id": "C0LABFLEET"}
 
@@ -24,16 +26,8 @@ def web(quiet_stage: Stage) -> Iterator[Stage]:
     stage.change(mode="http", http_port=port)
     with running_bot(stage.load, read_secrets(stage.settings.chatops), opening=stage.open_world):
         url = f"http://127.0.0.1:{port}{PATH}"
-        until(lambda: answers(url), seconds=10)
         stage.slack.faults(request_url=url)
         yield stage
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.post(url).status_code == 401
-    except httpx.TransportError:
-        return False
 
 
 def send(stage: Stage, *, at: int | str, body: str = "", **headers: str) -> int:
@@ -68,6 +62,26 @@ def test_what_is_forged_old_or_malformed_gets_401_and_does_nothing(web: Stage, t
     assert send(web, at=now) == 200
     web.until_row("awaiting approval")
     assert len(web.store.list_requests()) == 1
+
+
+def test_a_port_that_is_taken_is_told_and_nothing_listens(quiet_stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        quiet_stage.change(mode="http", http_port=port)
+        bot = running_bot(quiet_stage.load, read_secrets(quiet_stage.settings.chatops), opening=quiet_stage.open_world)
+        with (
+            pytest.raises(InvalidRequest, match=rf"127.0.0.1:{port} cannot be listened at: Address already"),
+            bot,
+        ):
+            pytest.fail("it says that it listens")
+
+
+def test_a_body_without_an_end_is_refused_at_the_limit(web: Stage) -> None:
+    url = httpx.URL(web.slack.state()["app"]["request_url"])
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Slack-Request-Timestamp: {int(time.time())}\r\n"
+    with socket.create_connection((url.host, url.port), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: {1 << 30}\r\n\r\n".encode() + b"x" * (MOST_BYTES + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
 
 
 def test_the_bot_says_what_is_missing_in_a_sentence_each(quiet_stage: Stage) -> None:

@@ -82,13 +82,17 @@ def test_a_bot_killed_in_the_middle_of_a_run_posts_nothing_and_starts_nothing_tw
 ) -> None:
     stage, config = outside
     request = ask(stage)
-    with bot_process(stage, config):
+    with bot_process(stage, config) as first:
         message = stage.until_shown("Approve", request=request)
         assert stage.slack.click(message, "approve", "ben")["ok"]
         run = stage.until_run()
         assert stage.prefect.begin(run)
         stage.prefect.progress(run, 2, 0, 0, 0, 0, total=4)
         stage.until_shown("2 of 4", request=request)
+        second = subprocess.run(
+            [FORKYARD, "--config", config, "bot", "--lab"], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (second.returncode, f"pid {first.pid} on " in second.stderr) == (2, True), second.stderr
     stage.prefect.end(run, serving=4, made=4)
     with bot_process(stage, config):
         shown = stage.until_shown("*4 serve*", request=request)

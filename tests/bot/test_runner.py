@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from bot.runner import Runner
 from flows.runs import Progress, Runs
-from forkyard.requests import Request, State
+from forkyard.errors import PermanentError
+from forkyard.model import ScaleRequest
+from forkyard.requests import Entry, Request, State
 from forkyard.requests.desk import Desk
 from forkyard.requests.plans import PlanRecord
 from forkyard.settings import Settings
 from tests.bot.conftest import Stage
+from tests.support.pretend_prefect import Run
 
 
 class CountedRuns(Runs):
@@ -53,6 +58,12 @@ def test_while_nothing_is_heard_each_round_asks_for_all(quiet_stage: Stage) -> N
     assert runs.asked == [["run-a", "run-b"]] * 2
 
 
+def test_however_many_runs_there_are_all_of_them_are_looked_at(quiet_stage: Stage) -> None:
+    prefect = quiet_stage.prefect
+    prefect.runs |= {name: Run(name, name, {}, name) for name in (f"run-{n:03}" for n in range(250))}
+    assert Runs(prefect.url).look(list(prefect.runs)).keys() == prefect.runs.keys()
+
+
 def test_a_run_that_nobody_begins_is_told_as_trouble(quiet_stage: Stage) -> None:
     runner = Runner(make_desk(quiet_stage), CountedRuns())
     now = datetime.now(UTC)
@@ -66,6 +77,36 @@ def test_a_run_that_nobody_begins_is_told_as_trouble(quiet_stage: Stage) -> None
     assert [runner.trouble_with(*seen) for seen in ((late, begun), (late, None), (ahead, waits), (fresh, waits))] == [
         ""
     ] * 4
+
+
+def test_a_request_whose_run_is_refused_says_so_itself_and_the_others_do_not(quiet_stage: Stage) -> None:
+    class Refusing(CountedRuns):
+        def start_scale(self, request: ScaleRequest, **_: object) -> str:
+            if request.target == 3:
+                message = "Prefect refuses it: 409"
+                raise PermanentError(message)
+            return "run-1"
+
+        def is_up(self) -> bool:
+            return True
+
+    now = datetime.now(UTC)
+    rows = [replace(make_rows()[0], id=f"{n}" * 32, target=n, state=State.APPROVED, run_id=None) for n in (3, 4)]
+    for row in rows:
+        quiet_stage.store.add(replace(row, requested_at=now), Entry(who="U1", action="scale"))
+    runner = Runner(make_desk(quiet_stage), Refusing())
+    runner.start_due()
+    assert [runner.trouble_with(row, None) for row in rows] == ["Prefect refuses it: 409", ""]
+    assert quiet_stage.store.get(rows[1].id).run_id == "run-1"
+
+
+def test_a_direct_run_that_was_killed_is_ended_by_the_bot_too(
+    quiet_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forkyard.requests.starting.LOST", timedelta(0))
+    quiet_stage.store.add(replace(make_rows()[0], run_id=None), Entry(who="local:root", action="scale"))
+    quiet_stage.start_bot()
+    quiet_stage.until_shown("its process was killed")
 
 
 def make_desk(stage: Stage) -> Desk:

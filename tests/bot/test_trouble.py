@@ -4,7 +4,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import pytest
+
 from bot.memory import open_memory
+from bot.runner import Runner
 from forkyard.commands import Amount, Scale
 from forkyard.names import new_request_id
 from forkyard.requests import Entry, Request, State
@@ -113,6 +116,23 @@ def test_a_missing_scope_keeps_only_what_needs_it_from_being_shown(stage: Stage)
     stage.slack.command("scale shop to 4")
     stage.until_shown("Approve", request=stage.until_row("awaiting approval", lambda row: row.service == "shop"))
     assert refusals(stage, "missing_scope") <= 2
+
+
+def test_a_request_that_cannot_be_followed_keeps_no_other_one_from_being_shown(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_it(stage)
+    first = stage.until_row("running")
+    follow = Runner.url
+
+    def fail(runner: Runner, request: Request) -> str:
+        if request.id == first.id:
+            raise KeyError(request.id)
+        return follow(runner, request)
+
+    monkeypatch.setattr(Runner, "url", fail)
+    stage.slack.command("scale shop to 4")
+    stage.until_shown("Approve", request=stage.until_row("awaiting approval", lambda row: row.service == "shop"))
 
 
 def test_a_deleted_message_is_posted_again(stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from forkyard.model import LeaseHolder
 from forkyard.registry.fake import FakeRegistry
 from tests.bot.conftest import Stage, buttons_of, text_of
@@ -57,3 +59,17 @@ def test_a_report_that_comes_long_after_the_end_is_shown_all_the_same(stage: Sta
     stage.prefect.end(run, serving=2, made=2, pause=3)
     shown = stage.until_shown("*2 serve* after 12 s", "in 1.1 s")
     assert [file["name"] for file in stage.until_thread(shown)["files"]] == ["timeline.png"]
+
+
+@pytest.mark.parametrize("unreadable", [{"children": [{"phase": "NAPPING", "intervals": []}]}, ["no", "report"]])
+def test_a_report_of_a_newer_forkyard_keeps_neither_its_own_end_nor_any_other_request_from_being_shown(
+    stage: Stage, unreadable: object
+) -> None:
+    message = stage.ask("scale game to 2")
+    assert stage.slack.click(message, "approve", "ben")["ok"]
+    run = stage.until_run()
+    assert stage.prefect.begin(run)
+    stage.prefect.end(run, serving=2, made=2, pause=0, report=unreadable)
+    stage.until_shown("*2 serve* after 12 s", request=stage.until_row("succeeded"))
+    stage.slack.command("scale shop to 4")
+    stage.until_shown("Approve", request=stage.until_row("awaiting approval", lambda row: row.service == "shop"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.executors import DirectExecutor
 from flows.runbook import scale_fleet
 from forkyard.commands import Amount, Scale
+from forkyard.errors import ForkyardError
 from forkyard.report import Journal, Report
 from forkyard.requests import Request, State
 from forkyard.requests.desk import Desk
@@ -91,12 +92,16 @@ class Server:
         """Begin with none."""
         self.runs: dict[str, tuple[str, int, datetime | None]] = {}
         self.states: dict[str, str] = {}
+        self.refuses: dict[int, ForkyardError] = {}
+        self.up = True
 
     def start_scale(
         self, request: object, *, warrant: str = "", plan_hash: str = "", at: datetime | None = None
     ) -> str:
         assert not warrant
         target: int = request.target  # type: ignore[attr-defined]
+        if target in self.refuses:
+            raise self.refuses[target]
         key = f"{request.id}-{plan_hash}"  # type: ignore[attr-defined]
         return next((n for n, run in self.runs.items() if run[0] == key), None) or self._add(key, target, at)
 
@@ -105,6 +110,9 @@ class Server:
         self.runs[name] = (key, target, at)
         return name
 
+    def is_up(self) -> bool:
+        return self.up
+
     def look(self, run_ids: object) -> dict[str, "Run"]:
         return {name: Run(self.states.get(name, "SCHEDULED")) for name in self.runs if name in run_ids}  # type: ignore[operator]
 
@@ -112,6 +120,6 @@ class Server:
 class Run:
     """One run's state."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, message: str = "") -> None:
         """Have it."""
-        self.state, self.message = state, ""
+        self.state, self.message = state, message

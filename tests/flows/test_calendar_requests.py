@@ -12,8 +12,7 @@ from forkyard.errors import CapacityExhausted, NotPermitted
 from forkyard.presales import Calendar, parse_calendar
 from forkyard.requests import Notice, Request, State
 from forkyard.requests.calendar import tick
-from forkyard.requests.moves import make_entry
-from forkyard.requests.starting import settle_ended, start_due
+from forkyard.requests.starting import start_due
 from tests.flows.office import APPROVER, NOBODY, Office, Server, furnished
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -151,28 +150,16 @@ def test_missing_room_is_told_before_the_start(office: Office) -> None:
     assert "cannot be done as things are: game: no memory is left" in early.text
 
 
-def test_a_run_that_died_is_settled_and_one_that_lives_is_left(office: Office) -> None:
-    approved = office.approved(4)
-    server = Server()
-    (started,) = start_due(office.desk, server)
-    assert settle_ended(office.desk, server) == []
-    assert started.run_id is not None
-    running = office.store.move(office.store.get(approved.id), State.RUNNING, make_entry(approved, "forkyard", "start"))
-    server.states[started.run_id] = "CRASHED"
-    (dead,) = settle_ended(office.desk, server)
-    assert (dead.id, dead.state, dead.error) == (running.id, State.FAILED, "its run ended as crashed")
-
-
 def test_approved_once_more_it_is_another_run(office: Office) -> None:
     server = Server()
     approved = office.approved(4)
-    (first,) = start_due(office.desk, server)
+    (first,) = start_due(office.desk, server).rows
     office.desk.lock(APPROVER, "game", "audit")
     assert first.run_id is not None
     office.run(approved, run_id=first.run_id)
     office.desk.unlock(APPROVER, "game")
     office.desk.approve(APPROVER, approved.token)
-    (second,) = start_due(office.desk, server)
+    (second,) = start_due(office.desk, server).rows
     assert second.run_id != first.run_id
 
 

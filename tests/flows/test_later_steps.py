@@ -91,7 +91,7 @@ def test_a_request_cancelled_while_it_ran_takes_its_later_steps_with_it(office: 
 def test_a_scheduled_request_cancelled_in_the_workflow_server_takes_its_later_steps_with_it(office: Office) -> None:
     first = office.approved(4, hold=HOLD)
     server = Server()
-    for request in start_due(office.desk, server):
+    for request in start_due(office.desk, server).rows:
         if request.id == first.id:
             server.states[str(request.run_id)] = "CANCELLED"
     settle_ended(office.desk, server)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -49,15 +49,17 @@ def runs(prefect_lab: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
 class Run:
     """One run of the pretended flow."""
 
-    def __init__(self, runs: Runs, folder: Path, target: int, **parameters: object) -> None:
-        """Start it."""
-        self.runs, self.folder, self.key = runs, folder, new_request_id()
+    def __init__(
+        self, runs: Runs, folder: Path, target: int, *, at: datetime | None = None, **parameters: object
+    ) -> None:
+        """Start it, now or *at* a moment ahead."""
+        self.runs, self.folder, self.key, self.at = runs, folder, new_request_id(), at
         self.parameters = {"service": "game", "target": target, "folder": str(folder)} | parameters
         self.id = self.start()
 
     def start(self) -> str:
         """Ask for the run, perhaps again."""
-        return self.runs.start("pretend", self.parameters, name="pretend", key=self.key, tags=["test"])
+        return self.runs.start("pretend", self.parameters, name="pretend", key=self.key, tags=["test"], at=self.at)
 
     def process(self) -> ProcessRef:
         """The run's process, once it has one."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +20,9 @@ from bot.answers import (
 from bot.blocks import clean, line_chart
 from bot.forms import FIELDS, draft_request, make_deny_form, make_scale_form, write_draft
 from bot.messages import Message, Sight, render_request, stamp
-from bot.tickets import make_ticket, read_ticket
+from bot.tickets import Ticket, make_ticket, read_ticket
 from flows.runs import Progress
+from forkyard.errors import InvalidRequest
 from forkyard.grammar import Complaint, parse
 from forkyard.model import Phase
 from forkyard.names import new_request_id
@@ -56,7 +58,7 @@ def plans(draw: st.DrawFn) -> PlanRecord:
         removes=draw(COUNT),
         places=tuple(draw(st.lists(place, max_size=9))),
         notes=tuple(draw(st.lists(WORDS, max_size=9))),
-        later=tuple(draw(st.lists(st.tuples(moment, COUNT), max_size=12))),
+        later=tuple(draw(st.lists(st.tuples(moment, COUNT), max_size=60))),
         expected_seconds=draw(st.none() | st.floats(0, 10**5)),
     )
 
@@ -215,3 +217,27 @@ def test_help_of_every_verb_is_a_message_that_slack_takes() -> None:
 def test_the_same_request_gives_the_same_message() -> None:
     sight = Sight(Request(id="r", service="game", target=4, requested_by="U1", requested_at=NOW))
     assert render_request(sight) == render_request(sight)
+
+
+def test_whoever_approves_sees_where_it_ends_however_many_steps_there_are() -> None:
+    def render(steps: int) -> str:
+        later = tuple((NOW + timedelta(minutes=n), 1000 + n) for n in range(steps))
+        plan = PlanRecord(
+            request_id="r", service="game", current=0, target=4, forks=4, retires=0, removes=0, later=later
+        )
+        asked = Request(
+            id="r", state=State.AWAITING, service="game", target=4, requested_by="U1", requested_at=NOW, plan=plan
+        )
+        message = render_request(Sight(replace(asked, need=Need.OTHER, start_at=NOW)))
+        check(message)
+        return str(message.blocks)
+
+    assert all(f"to {1000 + n} at" in render(40) for n in range(40))
+    many = render(60)
+    assert ("to 1038 at" in many, "20 more steps" in many, "to 1059 at" in many) == (True, True, True)
+
+
+def test_a_button_of_an_older_forkyard_is_read_and_what_is_no_button_of_ours_is_not() -> None:
+    assert read_ticket("r|abc|7") == read_ticket("r|abc") == Ticket("r", "abc")
+    with pytest.raises(InvalidRequest, match="/fleet status"):
+        read_ticket("something")

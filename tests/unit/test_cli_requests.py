@@ -11,8 +11,11 @@ import pytest
 
 from cli import requests as command
 from cli import schedule
+from cli.failures import CAN_BE_MENDED, exit_code
+from flows.runs import Runs
 from forkyard.commands import Amount, Scale
-from forkyard.errors import InvalidRequest, NotFound, NotPermitted, Unavailable
+from forkyard.errors import InvalidRequest, NotFound, NotPermitted, PermanentError, Unavailable, Unsupported
+from forkyard.model import LeaseHolder, ScaleRequest
 from forkyard.moments import When
 from forkyard.requests import Entry, Request, State
 from forkyard.requests.plans import PlaceRecord, PlanRecord, find_later
@@ -155,6 +158,43 @@ def test_a_request_that_never_had_a_run_is_cancelled_without_asking_for_runs(
     command.run_cancel(config, asked["token"], as_json=True)
     assert answer(capsys)["state"] == "cancelled"
     assert script.asked == []
+
+
+def test_what_runs_in_a_process_of_the_command_line_is_not_said_to_be_cancelled(
+    config: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with command.open_desk(config) as (desk, _):
+        draft, _ = desk.ask(command.find_person(), Scale("game", Amount(2)))
+        row = replace(draft, id="d" * 32, state=State.RUNNING)
+        desk.store.add(row, Entry(who="local:root", action="scale"))
+    holder = LeaseHolder(row.id, "root", "here", 4711, datetime.now(UTC), "")
+    monkeypatch.setattr("cli.requests.find_holder", lambda *_: holder)
+    with pytest.raises(Unsupported, match=r"goes on.*kill -INT 4711") as refused:
+        command.run_cancel(config, row.id, as_json=True)
+    assert exit_code(refused.value) == CAN_BE_MENDED
+    assert script.asked == []
+
+
+def test_an_approval_is_not_held_up_by_a_request_whose_run_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Runs.start_scale
+
+    def refuse(runs: Runs, request: ScaleRequest, **given: Any) -> str:  # noqa: ANN401 - Runs' own
+        if request.target == 3:
+            message = "no more runs of this one"
+            raise PermanentError(message)
+        return start(runs, request, **given)
+
+    monkeypatch.setattr(Runs, "start_scale", refuse)
+    refused = ask(config, capsys, 3)
+    with pytest.raises(PermanentError, match="no more runs"):
+        command.run_approve(config, refused["token"], break_glass="", as_json=True)
+    asked = ask(config, capsys, 2)
+    assert command.run_approve(config, asked["token"], break_glass="", as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["run_id"] == RUN
+    assert f"{refused['token']}: no run yet: no more runs of this one" in err
 
 
 def test_deny_cancel_and_retry(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
