@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 _STATE = "state"
 """QEMU's name for the opened state file."""
-_TO_BE_BEGUN = {"none", "failed", "cancelled"}
-"""What QEMU says of a state that is neither saved nor being saved."""
+_NOT_SAVED = {"failed", "cancelled"}
+"""How QEMU says that a saving has ended without a saved state."""
 _SHORT = timedelta(milliseconds=2)
 
 # A QEMU that is killed is our business, told by our errors: without a handler the library's own
@@ -109,7 +109,7 @@ class Qmp:
     def save_state(self, path: Path, *, timeout: timedelta) -> None:
         """Write the device state of the stopped VM to a file and wait for its end; one that is begun is waited for."""
         # QEMU saves a VM once, and goes on when whoever asked is killed: to begin anew would only empty the file.
-        if self._saving(timeout).get("status", "none") in _TO_BE_BEGUN:
+        if self._saving(timeout).get("status", "none") in {"none", *_NOT_SAVED}:
             self.ignore_shared_memory(timeout=timeout)
             with path.open("wb") as file:
                 self._send_file(file.fileno(), timeout)
@@ -156,7 +156,7 @@ class Qmp:
     def _saved(self, timeout: timedelta) -> bool | None:
         answer = self._saving(timeout)
         status = answer.get("status")
-        if status in _TO_BE_BEGUN:
+        if status in _NOT_SAVED:
             text = f"{self._what}: saving the device state {status}: {answer}"
             raise PermanentError(text)
         return True if status == "completed" else None
