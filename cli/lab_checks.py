@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from cli.doctor import Check, Finding, failed, passed, warned
-from forkyard.errors import ForkyardError
+from forkyard.errors import ForkyardError, PermanentError
 from forkyard.hypervisors import Hypervisor
 from forkyard.model import FrozenParent
 from forkyard.reap import find_orphans
@@ -124,7 +124,7 @@ def _find_trouble(hypervisor: Hypervisor, parent: FrozenParent) -> str:
     try:
         # It is frozen, so nothing is frozen here: its files are looked at, as before each fork.
         hypervisor.freeze(parent.id, timeout=timedelta(seconds=10))
-    except ForkyardError as error:
+    except PermanentError as error:
         return str(error)
     return ""
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cli.lab_checks import check_parents
 from forkyard.errors import Unavailable, Unsupported
 from forkyard.hypervisors.qemu import accelerator, records
 from forkyard.hypervisors.qemu.accelerator import SILENT, choose_accelerator, explain_slowness, find_kvm_problem
 from forkyard.hypervisors.qemu.launcher import Launcher
 from forkyard.hypervisors.qemu.machine import Machine
-from forkyard.hypervisors.qemu.parents import Frozen
-from forkyard.settings import QemuSettings, Settings
+from forkyard.hypervisors.qemu.parents import FILES, Frozen, ParentStore
+from forkyard.settings import QemuSettings, ServiceSettings, Settings
 from tests.support.small_vm import put_qemu_in_path
 
 KVMS = Machine("7.2.22", "pc-q35-7.2", "host", "kvm", "A processor", 80)
@@ -54,6 +55,19 @@ def test_a_silent_guest_refuses_a_parent_of_kvm_for_this_moment_only(qemu: Qemu,
             _check(tmp_path, wanted)
     qemu(SPEAKS)
     _check(tmp_path, wanted)
+
+
+def test_doctor_has_no_parent_removed_for_a_silent_guest(qemu: Qemu, tmp_path: Path) -> None:
+    directory = tmp_path / "parents" / "game"
+    directory.mkdir(parents=True)
+    for file in FILES:
+        (directory / file).touch()
+    store = ParentStore(directory.parent, tmp_path / "verified")
+    store.seal("game", "game", "host", datetime.now(UTC), KVMS)
+    qemu(IS_SILENT)
+    settings = Settings(state_dir=tmp_path, run_dir=tmp_path, services={"game": ServiceSettings(parent="game")})
+    with pytest.raises(Unavailable, match="less busy"):
+        list(check_parents(settings))
 
 
 def test_a_kvm_that_does_not_work_refuses_its_parent_for_good(qemu: Qemu, tmp_path: Path) -> None:
