@@ -208,7 +208,18 @@ class WarmRunner(Runner):
     async def _list_lost(self) -> "list[FlowRun]":
         """Runs that were begun on this host, whose processes are gone, and of which no other runner will say so."""
         begun = await self._begun(StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+        if any(run.id in self.alive and run.state is not None and run.state.is_cancelling() for run in begun):
+            await self._end_cancelled()
         return [run for run in begun if await self._is_lost(run)]
+
+    async def _end_cancelled(self) -> None:
+        """
+        Look for runs that are to be cancelled; each is told once, whoever finds it.
+
+        Prefect's own watch ends for good when the server is away for three of its looks; the runner lives on, deaf.
+        """
+        if self._cancelling_observer is not None:
+            await self._cancelling_observer._check_for_cancelled_flow_runs()  # type: ignore[no-untyped-call]  # noqa: SLF001 - as above
 
     async def _is_lost(self, run: "FlowRun") -> bool:
         if run.id in self.alive or shows_life(run.id):

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,14 @@ from tests.flows.yard import Yard, make_yard
 @pytest.fixture(scope="package")
 def prefect_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One real Prefect for all tests, as `forkyard lab up` starts it: its server's first start takes 20 s of CPU."""
-    port, home = find_free_port(), tmp_path_factory.mktemp("prefect")
+    settings = make_lab(tmp_path_factory.mktemp("prefect"))
+    with running_prefect(settings):
+        yield settings
+
+
+def make_lab(home: Path) -> Settings:
+    """Settings of a Prefect below *home*, where their forkyard.toml is too."""
+    port = find_free_port()
     settings = Settings(
         state_dir=home / "state",
         run_dir=home / "run",
@@ -33,18 +40,23 @@ def prefect_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         consul=ConsulSettings(url="http://127.0.0.1:1"),
         nginx=NginxSettings(url="http://127.0.0.1:1", directory=home / "nginx", namespace=None),
     )
-    config = home / "forkyard.toml"
-    config.write_text(
+    (home / "forkyard.toml").write_text(
         f'state_dir = "{settings.state_dir}"\nrun_dir = "{settings.run_dir}"\n'
         f'[prefect]\napi_url = "{settings.prefect.api_url}"\n[lab]\nprefect_port = {port}\n[services.game]\n'
         # No run of the tests' may reach a lab that is up beside them.
         f'[consul]\nurl = "{settings.consul.url}"\n[nginx]\nurl = "{settings.nginx.url}"\nnamespace = ""\n'
         f'directory = "{home}/nginx"\n[qemu]\nnamespace = ""\n'
     )
+    return settings
+
+
+@contextmanager
+def running_prefect(settings: Settings) -> Iterator[None]:
+    """Run the server, and a runner of the flows."""
     with ExitStack() as stack:
         stack.callback(stop_prefect, settings)
-        start_prefect(settings, config)
-        yield settings
+        start_prefect(settings, settings.state_dir.with_name("forkyard.toml"))
+        yield
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from flows.warm import WarmRunner
 from forkyard.processes import is_alive
 from forkyard.settings import Settings
 from forkyard.waiting import wait_for
+from lab.prefect import start_prefect, stop_prefect
+from tests.flows.conftest import make_lab, running_prefect
 from tests.flows.test_served import LONG, Run, serving
 
 
@@ -54,6 +56,24 @@ def test_a_run_taken_ahead_by_a_runner_that_ends_is_begun_at_its_moment_by_the_n
     with serving(prefect_lab, second):
         assert run.wait().state == "COMPLETED"
     assert datetime.now(UTC) > moment
+
+
+def test_a_run_is_cancelled_although_the_server_was_killed_and_started_again_before_it(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    # Short, because sockets' paths below it are bounded.
+    settings, home = make_lab(tmp_path_factory.mktemp("lab")), tmp_path / "runner"
+    home.mkdir()
+    with running_prefect(settings), serving(settings, home):
+        stop_prefect(settings)
+        Event().wait(5)  # long enough for Prefect's own watch to give up
+        start_prefect(settings, settings.state_dir.with_name("forkyard.toml"))
+        runs = Runs(settings.prefect.api_url)
+        run = Run(runs, tmp_path, 4, identify_seconds=60.0)
+        run.process()
+        wait_for(lambda: True if "forked 4" in runs.progress(run.id).text else None, what="forks", timeout=LONG)
+        runs.cancel(run.id)
+        assert run.wait().state == "CANCELLED"
 
 
 def test_a_look_for_lost_runs_that_fails_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
