@@ -19,7 +19,6 @@ from slack_sdk import WebClient
 
 from bot.blocks import is_slack_id
 from bot.finale import Finale
-from bot.leases import Leases
 from bot.memory import Memory, Shown
 from bot.messages import Message, Sight, block_of, render_request, stamp
 from bot.pace import Pace, Weight
@@ -65,7 +64,6 @@ class Board:
         replans: Replans,
         woken: Event,
         calendar: Callable[[], None],
-        leases: Leases,
         insist: Callable[[], None],
     ) -> None:
         """
@@ -78,7 +76,7 @@ class Board:
         self._finale = Finale(client, memory, runner)
         self._pace = Pace()
         self._woken, self._stop = woken, Event()
-        self._calendar, self._leases, self._insist = calendar, leases, insist
+        self._calendar, self._insist = calendar, insist
         self._swept = self._scheduled = -EVERY
         self._phases: dict[str, _Phase] = {}
         self._recovering = True
@@ -164,7 +162,6 @@ class Board:
             ran=row.open or has_run(self._store, row),
             kept=shown is not None and shown.kept,
             trouble=self._runner.trouble_with(row, progress) if row.state in WITH_RUN else "",
-            waits_for=self._leases.waits_for(row, progress),
         )
 
     def _try_to_show(self, sight: Sight) -> None:

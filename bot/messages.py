@@ -15,7 +15,7 @@ from bot.tickets import make_ticket
 from flows.runs import Progress
 from forkyard.report import Report
 from forkyard.requests import Need, PlanRecord, Request, State
-from forkyard.stages import Stage, read_stages
+from forkyard.stages import Stage, read_stages, read_wait
 
 PLACES = 6
 """Parents shown one by one; of more the rest is summed up."""
@@ -39,8 +39,6 @@ class Sight:
     """Whether somebody said that it may stay as it came out."""
     trouble: str = ""
     """Why the run cannot be followed at the moment."""
-    waits_for: str = ""
-    """Who is changing the service while the run waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +219,8 @@ def _running(sight: Sight) -> list[Block]:
     percent = f"{sight.progress.percent:.0f} %" if sight.progress and sight.progress.percent else "begun"
     more = [b.button("Details", "details", url=sight.run_url)] if sight.run_url else []
     trouble = [b.section(_trouble(sight).strip())] if sight.trouble else []
-    waits = [b.context(f"Waits for the lease: {sight.waits_for}")] if sight.waits_for else []
+    other = read_wait(sight.progress.text) if sight.progress is not None else None
+    waits = [b.context(f"Waits for {mention(other[0])}, who is changing it: {clean(other[1])}")] if other else []
     return [_plan(sight, stages, percent, over=False), *waits, *trouble, _cancel(sight.request, *more)]
 
 

@@ -21,7 +21,6 @@ from bot.board import Board
 from bot.checks import Secrets
 from bot.clerk import Clerk
 from bot.inbox import open_inbox
-from bot.leases import Leases
 from bot.listeners import Listeners
 from bot.memory import open_memory
 from bot.people import Directory
@@ -115,7 +114,6 @@ def running_bot(
             replans=Replans(clerk.plan, workers.submit),
             woken=woken,
             calendar=lambda: workers.submit(follow_calendar),
-            leases=Leases(sights.find_holder, workers.submit),
             insist=insist,
         )
         app = _make_app(secrets, settings, stack)

@@ -1,11 +1,8 @@
 """The whole way: a command, a plan, an approval by another person, a run, its report; and what stands in between."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
-from forkyard.model import LeaseHolder
-from forkyard.registry.fake import FakeRegistry
+from forkyard.stages import write_wait
 from tests.bot.conftest import Stage, buttons_of, text_of
 from tests.support.slack import BEN
 
@@ -38,15 +35,13 @@ def test_what_is_as_asked_already_is_said_to_whoever_asked_and_troubles_nobody_e
     assert [m for m in stage.slack.messages("ben") if m["blocks"]] == []
 
 
-def test_a_run_that_waits_for_the_lease_says_who_is_changing_the_service_and_why(stage: Stage) -> None:
+def test_a_run_that_waits_for_another_says_who_is_changing_the_service_and_why(stage: Stage) -> None:
     message = stage.ask()
-    holder = LeaseHolder("r-other", BEN, "here", 1, datetime.now(UTC), "a sale")
-    with FakeRegistry(stage.world).lease("game", holder, wait=timedelta(seconds=1)):
-        stage.slack.click(message, "approve", "ben")
-        run = stage.until_run()
-        assert stage.prefect.begin(run)
-        run.text = ""  # as long as it has no lease, it says nothing
-        stage.until_shown(f"Waits for the lease: <@{BEN}> is changing it: a sale")
+    stage.slack.click(message, "approve", "ben")
+    run = stage.until_run()
+    assert stage.prefect.begin(run)
+    run.text = write_wait(BEN, "a sale")
+    stage.until_shown(f"Waits for <@{BEN}>, who is changing it: a sale")
     stage.prefect.progress(run, 4, 0, 0, 0, 0, total=4)
     assert "Waits for" not in text_of(stage.until_shown("4 of 4"))
 

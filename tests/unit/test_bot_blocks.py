@@ -17,7 +17,7 @@ from bot.answers import (
     render_status,
     render_whoami,
 )
-from bot.blocks import clean, line_chart
+from bot.blocks import line_chart
 from bot.forms import FIELDS, draft_request, make_deny_form, make_scale_form, write_draft
 from bot.messages import Message, Sight, render_request, stamp
 from bot.tickets import Ticket, make_ticket, read_ticket
@@ -30,6 +30,7 @@ from forkyard.report import Report
 from forkyard.requests import Entry, Need, PlanRecord, Request, ServiceLock, State
 from forkyard.requests.audit import Logged
 from forkyard.requests.plans import PlaceRecord
+from forkyard.stages import write_wait
 from forkyard.usages import USAGES
 from lab.slack.limits import check_blocks, check_view
 from tests.support.fleets import a_child, a_fleet, a_vm
@@ -98,7 +99,8 @@ def requests(draw: st.DrawFn) -> Request:
 @st.composite
 def sights(draw: st.DrawFn) -> Sight:
     stages = [f"{name} {draw(COUNT)} of {draw(COUNT)}" for name in ("forked", "serving", "draining")]
-    progress = Progress("RUNNING", draw(WORDS), draw(st.floats(0, 100)), ", ".join(stages))
+    said = draw(st.just(", ".join(stages)) | WORDS.map(lambda reason: write_wait("U012AB3CD", reason)))
+    progress = Progress("RUNNING", draw(WORDS), draw(st.floats(0, 100)), said)
     children = make_children("abc123", draw(st.integers(0, 5)), failed=draw(st.integers(0, 2)))
     report = Report("game", "r", 4, 0, 3, 1.5, ok=False, message=draw(WORDS), children=children)
     return Sight(
@@ -109,7 +111,6 @@ def sights(draw: st.DrawFn) -> Sight:
         run_url=draw(st.sampled_from(["", "http://127.0.0.1:14200/runs/flow-run/1"])),
         kept=draw(st.booleans()),
         trouble=draw(WORDS),
-        waits_for=draw(WORDS.map(clean)),
     )
 
 
