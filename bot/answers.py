@@ -141,7 +141,7 @@ def _count_served(sight: ServiceSight, ends: Sequence[datetime], step: timedelta
         for finished, result in reports:
             if end - step < finished <= end:
                 # Until the next report it stays at what this one says.
-                level = float(result.get("serving", level))
+                level = float(result["serving"]) if result.get("serving") is not None else level
                 within.append(level)
         values.append(max(within))
     if sight.fleet is not None:

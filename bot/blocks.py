@@ -69,8 +69,10 @@ def number_of(number: int, one: str, more: str = "") -> str:
     return f"{number} {one if number == 1 else more or f'{one}s'}"
 
 
-def serving(number: int) -> str:
-    """How many do their work: `1 serves`, `4 serve`."""
+def serving(number: int | None) -> str:
+    """How many do their work: `1 serves`, `4 serve`; None: nobody could look."""
+    if number is None:
+        return "nobody knows how many serve"
     return f"{number} serves" if number == 1 else f"{number} serve"
 
 

@@ -106,7 +106,8 @@ class Finale:
 def entitle(request: Request, report: Report) -> str:
     """The picture's title."""
     if request.state is State.CANCELLED:
-        return f"{request.service}: cancelled, {report.serving} of {report.wanted} serving"
+        now = "nobody knows how many" if report.serving is None else f"{report.serving} of {report.wanted}"
+        return f"{request.service}: cancelled, {now} serving"
     return f"{request.service}: {report.message}"
 
 

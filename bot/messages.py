@@ -256,11 +256,18 @@ def _succeeded(sight: Sight) -> list[Block]:
 
 def _failed(sight: Sight) -> list[Block]:
     request, result = sight.request, sight.request.result or {}
-    untold = "its run left no report: look with `/fleet status`." if sight.ran else "nothing was changed."
-    now = f"*Now:* {result['serving']} of {result['wanted']} serve." if result else f"*Now:* {untold}"
     why = clean(request.error or str(result.get("message", "no reason was given")))
-    words = f":x: *{request.service} did not come to {request.target}.*\n*Why:* {why}\n{now}"
+    words = f":x: *{request.service} did not come to {request.target}.*\n*Why:* {why}\n*Now:* {_tell_now(sight)}"
     return [*_ended_stages(sight), b.section(words), *_after(sight), b.context(f"error id `{_error_id(request)}`")]
+
+
+def _tell_now(sight: Sight) -> str:
+    result = sight.request.result
+    if result is None:
+        return "its run left no report: look with `/fleet status`." if sight.ran else "nothing was changed."
+    if result.get("serving") is None:
+        return "nobody could look how many serve: try `/fleet status`."
+    return f"{result['serving']} of {result['wanted']} serve."
 
 
 def _error_id(request: Request) -> str:
@@ -288,9 +295,8 @@ def _after(sight: Sight) -> list[Block]:
 
 
 def _cancelled(sight: Sight) -> list[Block]:
-    result = sight.request.result or {}
-    now = f" {b.serving(int(result['serving']))} now." if result else " Nothing was changed."
-    return [*_ended_stages(sight), b.section(f"Cancelled.{now}"), *(_after(sight) if result else [])]
+    words = f"Cancelled.\n*Now:* {_tell_now(sight)}"
+    return [*_ended_stages(sight), b.section(words), *(_after(sight) if sight.ran else [])]
 
 
 def _denied(sight: Sight) -> list[Block]:

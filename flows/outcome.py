@@ -18,7 +18,7 @@ _DIFFERING = re.compile(r"[0-9a-f]{8,}|\d+")
 def make_report(work: Work, before: Fleet | None, after: Fleet | None, error: BaseException | None = None) -> Report:
     """Make the report; *error* is what stopped the request."""
     request, plan = work.request, work.journal.plan
-    serving = len(after.serving) if after is not None else 0
+    serving = len(after.serving) if after is not None else None
     # As asked means: so many serve, and nothing else is left over.
     ok = error is None and after is not None and serving == request.target == len(after.children)
     count = plan.current if plan is not None else (len(before.serving) if before is not None else None)
@@ -65,10 +65,10 @@ def _elapsed(work: Work) -> float:
     return round((datetime.now(UTC) - work.journal.started).total_seconds(), 3)
 
 
-def _message(work: Work, after: Fleet | None, serving: int, error: BaseException | None, *, ok: bool) -> str:
+def _message(work: Work, after: Fleet | None, serving: int | None, error: BaseException | None, *, ok: bool) -> str:
     wanted = work.request.target
     if error is not None:
-        return _tell_error(work, after, serving, error)
+        return _tell_error(work, serving, error)
     if ok:
         return f"{serving} of {wanted} serving"
     if work.permit.lease_lost:
@@ -78,8 +78,8 @@ def _message(work: Work, after: Fleet | None, serving: int, error: BaseException
     return f"{serving} of {wanted} serving{left}{stop}{_tell_failures(work)}"
 
 
-def _tell_error(work: Work, after: Fleet | None, serving: int, error: BaseException) -> str:
-    now = f"{serving} of {work.request.target} serving" if after is not None else "nobody knows how many serve"
+def _tell_error(work: Work, serving: int | None, error: BaseException) -> str:
+    now = f"{serving} of {work.request.target} serving" if serving is not None else "nobody knows how many serve"
     if not isinstance(error, Exception):
         return f"cancelled: {now}"
     if not isinstance(error, ForkyardError):

@@ -43,7 +43,7 @@ def list_runs(requests: Iterable[Request]) -> list[Run]:
     found: list[Run] = []
     for request in requests:
         result = request.result or {}
-        made = int(result.get("serving", 0)) - int(result.get("before") or 0)
+        made = int(result.get("serving") or 0) - int(result.get("before") or 0)
         if result.get("ok") and made > 0:
             found.append(Run(made, float(result.get("seconds", 0))))
     return found

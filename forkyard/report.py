@@ -67,8 +67,8 @@ class Report:
     wanted: int
     before: int | None
     """Children that counted when the request began; None: it ended before anybody looked."""
-    serving: int
-    """Children that serve now, as observed at the end."""
+    serving: int | None
+    """Children that serve now, as observed at the end; None: nobody could look."""
     seconds: float
     ok: bool
     message: str
@@ -203,16 +203,20 @@ def _row(child: ChildReport, used: Sequence[Phase], *, measured: bool) -> dict[s
     return row | {"note": child.error or ""}
 
 
+def _known(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
 def render_markdown(report: Report) -> str:
     """The report as a page for a person."""
     asked = f" by {report.requested_by}" if report.requested_by else ""
-    before = "?" if report.before is None else report.before
+    before = _known(report.before)
     lines = [
         f"# {report.service}: {report.message}",
         "",
         (
             f"Asked for **{report.wanted}**{asked}{f' ({report.reason})' if report.reason else ''}; "
-            f"there were {before}; now **{report.serving}** serve, after {report.seconds:.1f} s."
+            f"there were {before}; now **{_known(report.serving)}** serve, after {report.seconds:.1f} s."
         ),
         *(f"\n- {note}" for note in report.notes),
         "",

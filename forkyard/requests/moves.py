@@ -22,7 +22,7 @@ SYSTEM = "forkyard"
 _FOLLOWED = (State.RUNNING, State.SUCCEEDED, State.ROLLED_BACK)
 """States of a later step that has changed the fleet, or is about to."""
 
-_BEGUN = ("start", State.RUNNING.value)
+_BEGUN = {("start", State.RUNNING.value), ("scale", "direct")}
 """What the log says of a run that came through the gate."""
 
 
@@ -160,8 +160,8 @@ def has_run(store: Store, row: Request) -> bool:
         return True
     # A run that was killed leaves no report, but the log has that it began.
     said = [logged.entry for logged in reversed(store.read_log(request_id=row.id, limit=1000))]
-    marks = (e.action for e in said if e.action == "send back" or (e.action, e.decision) == _BEGUN)
-    return next(marks, "") == "start"
+    marks = (e.action for e in said if e.action == "send back" or (e.action, e.decision) in _BEGUN)
+    return next(marks, "send back") != "send back"
 
 
 def check_retry(row: Request, now: datetime) -> None:

@@ -82,7 +82,7 @@ def test_a_denial_wants_a_reason_and_says_it_in_the_channel(stage: Stage) -> Non
 
 def test_the_requester_cancels_before_it_runs(stage: Stage) -> None:
     stage.slack.click(stage.ask(), "cancel", "anna")
-    assert buttons_of(stage.until_shown("Nothing was changed")) == []
+    assert buttons_of(stage.until_shown("nothing was changed")) == []
 
 
 def test_a_running_request_is_cancelled_through_its_run(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from forkyard.errors import (
 )
 from forkyard.hypervisors.fake import FakeHypervisor
 from forkyard.model import Placement
-from forkyard.report import Report
+from forkyard.report import Report, render_markdown
 from forkyard.waiting import wait_for
 from tasks.work import Work
 from tests.flows.yard import Yard
@@ -75,6 +75,15 @@ def test_without_nginx_nothing_is_made_and_nothing_recorded(yard: Yard) -> None:
     assert isinstance(error, Unavailable)
     assert report.message.startswith("no nginx runs. Start it.")
     assert not yard.fake.counted().keys() & {"freeze", "fork", "record_intent"}
+
+
+def test_a_fleet_that_nobody_can_look_at_is_not_told_as_one_that_serves_nobody(yard: Yard) -> None:
+    yard.scale(2)
+    yard.fake.fail("registrations", Unavailable("no leader"))
+    report, error = yard.run(yard.work(4))
+    assert isinstance(error, Unavailable)
+    assert report.serving is None
+    assert "now **?** serve" in render_markdown(report)
 
 
 def test_an_nginx_that_goes_down_meanwhile_keeps_no_child_alive_and_no_wish_on_record(yard: Yard) -> None:

@@ -66,7 +66,10 @@ def test_a_run_is_cancelled_although_the_server_was_killed_and_started_again_bef
     home.mkdir()
     with running_prefect(settings), serving(settings, home):
         stop_prefect(settings)
-        Event().wait(5)  # long enough for Prefect's own watch to give up
+        # From here on Prefect's own watch looks once an hour, as the runner of these tests does for runs.
+        wait_for(
+            lambda: "Switching to polling" in (home / "log").read_text() or None, what="its giving up", timeout=LONG
+        )
         start_prefect(settings, settings.state_dir.with_name("forkyard.toml"))
         runs = Runs(settings.prefect.api_url)
         run = Run(runs, tmp_path, 4, identify_seconds=60.0)

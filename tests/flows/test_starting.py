@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from forkyard.approvals import make_warrant
 from forkyard.errors import PermanentError, Unavailable, Unsupported
-from forkyard.model import LeaseHolder
+from forkyard.model import LeaseHolder, ScaleRequest
 from forkyard.requests import Entry, Request, State
+from forkyard.requests.gate import admit_direct
 from forkyard.requests.looking import learn_from
-from forkyard.requests.moves import make_entry
+from forkyard.requests.moves import has_run, make_entry
 from forkyard.requests.starting import LOST, Settler, cancel_run, settle_ended, start_due
 from tests.flows.office import Office, Run, Server, furnished
 
@@ -35,6 +37,13 @@ def direct(office: Office) -> Request:
     """A request that runs in the process of the command line."""
     row = replace(running(office), id="d" * 32, run_id=None, event=None, delivery=None, version=0)
     return office.store.add(row, Entry(who="local:root", action="scale"))[0]
+
+
+def test_a_direct_run_that_was_killed_may_have_changed_the_fleet(office: Office) -> None:
+    asked = ScaleRequest("d" * 32, "game", 4, "local:root", NOW)
+    warrant = make_warrant(office.settings, asked.id, "game", 4, "local:root")
+    row = admit_direct(office.store, office.settings, asked, warrant, "run-9").row
+    assert has_run(office.store, office.store.move(row, State.FAILED, make_entry(row, "forkyard", "finish")))
 
 
 def test_a_request_whose_run_is_refused_keeps_no_other_one_from_its_own(office: Office) -> None:
