@@ -95,7 +95,7 @@ class Clerk:
             have = serving(planned.target)
             self._tell(request, asker, say(f":white_check_mark: {planned.service}: {have} already: nothing to do."))
         elif planned.need is Need.REQUESTER:
-            self._tell(request, asker, say(f"Planned as `{planned.token}`: confirm it with Approve, above."))
+            self._tell(request, asker, say(f"Planned as `{planned.token}`: confirm it with Approve, in the channel."))
         else:
             self._tell(request, asker, say(f"Planned as `{planned.token}`: another person must approve it."))
         self._wake()

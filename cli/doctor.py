@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from cli.output import emit, make_console
@@ -67,6 +68,7 @@ def run_doctor(config: Path | None, *, as_json: bool) -> int:
 def _diagnose(config: Path | None) -> Iterable[Finding]:
     from cli.lab_checks import LAB_CHECKS  # noqa: PLC0415 - the checks import this module's words
     from cli.machine_checks import MACHINE_CHECKS  # noqa: PLC0415 - as above
+    from cli.request_checks import check_calendar, check_key  # noqa: PLC0415 - as above
 
     try:
         settings = load_settings(config)
@@ -81,7 +83,8 @@ def _diagnose(config: Path | None) -> Iterable[Finding]:
             yield passed("forkyard.toml", f"{found}: {services}")
         else:
             yield failed("forkyard.toml", f"{found} has no service", "Add a table such as [services.game].")
-        checks = (*MACHINE_CHECKS, *LAB_CHECKS)
+        calendar = partial(check_calendar, config=config)
+        checks = (*MACHINE_CHECKS, *LAB_CHECKS, check_key, calendar)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="check") as pool:
         for findings in pool.map(lambda check: _guarded(check, settings), checks):
             yield from findings

@@ -9,7 +9,7 @@ from cli.output import emit, make_console, say
 from cli.shapes import reap_shape
 from forkyard.holders import make_holder
 from forkyard.names import new_request_id
-from forkyard.reap import ReapReport, reap
+from forkyard.reap import OrphanKind, ReapReport, reap
 from forkyard.settings import Settings, load_settings
 from forkyard.world import open_world
 
@@ -30,6 +30,8 @@ def run_reap(config: Path | None, service: str | None, *, dry_run: bool, as_json
         for report in reports:
             found = report.removals or report.seen_once
             console.print(reap_table(report) if found else f"{report.service}: nothing to reap")
+        if any(removal.orphan.kind is OrphanKind.DEAD for report in reports for removal in report.removals):
+            console.print("Next: forkyard status, which says how to have as many again as were wanted.")
         for left in benches:
             console.print(f"{left}: {'left' if dry_run else 'removed what was left'} by a bench that was killed")
     return 0 if clean else 1

@@ -105,7 +105,11 @@ def run_approve(config: Path | None, name: str, *, break_glass: str, as_json: bo
             person, name, break_glass=break_glass, where="terminal", raw=f"{Approve(name, break_glass)}"
         )
         runs = Runs(settings.prefect.api_url)
-        start_runs(desk, runs, wanted=request.id)
+        try:
+            start_runs(desk, runs, wanted=request.id)
+        except TransientError:
+            say(f"{request.token}: approved; it begins when Prefect answers, or never: forkyard cancel {request.token}")
+            raise
         if request.kind == "retry":
             # With it the steps are taken back of what it repeats.
             drop_runs(desk, settings)
@@ -145,6 +149,7 @@ def run_cancel(config: Path | None, name: str, *, as_json: bool) -> int:
         request = desk.cancel(find_person(), name, where="terminal", raw=f"{Cancel(name)}")
         if request.state is State.RUNNING:
             cancel_run(Runs(settings.prefect.api_url), request, lambda service: find_holder(settings, service))
+            say(f"{request.token}: its run was asked to end, and undoes what is half made; see: forkyard status")
         elif any(row.run_id for row in (request, *desk.store.list_requests(parent=request.id))):
             drop_runs(desk, settings)
         return show_request(request, as_json=as_json)
@@ -290,16 +295,16 @@ def render_request(request: Request) -> Sequence[str]:
     """A request for a person: what it is, where it is, and the next command."""
     plan, token = request.plan, request.token
     lines = [f"{token}: {request.service} to {request.target}: {request.state.value}"]
-    if plan is not None and not request.unplanned:
+    if plan is not None and not request.unplanned and request.open:
         lines.append(f"  now {plan.current}, then {plan.target}: {plan.forks} to fork, {plan.retires} to retire")
         lines.extend(f"  {place.host}: {place.forks} more, room for {place.room_after} after" for place in plan.places)
         lines.extend(f"  {note}" for note in plan.notes)
-        lines.extend(f"  at {at:%Y-%m-%d %H:%M} UTC back to {number}" for at, number in plan.later)
-        if plan.expected_seconds is not None:
+        lines.extend(f"  at {at:%Y-%m-%d %H:%M} UTC to {number}" for at, number in plan.later)
+        if plan.expected_seconds:
             lines.append(f"  it will take about {plan.expected_seconds:.0f} s")
-    if request.start_at is not None:
+    if request.start_at is not None and request.open:
         lines.append(f"  begins at {When(request.start_at, request.zone)}, {request.start_at:%Y-%m-%d %H:%M} UTC")
-    if request.state is State.SUCCEEDED and request.run_id is None:
+    if plan is not None and plan.idle and request.result is None and request.state is State.SUCCEEDED:
         lines.append("  nothing to do: the fleet is as asked")
     if request.error:
         lines.append(f"  {request.error}")

@@ -1,5 +1,6 @@
 """`forkyard schedule`: what is going to happen by itself, and the pre-sale calendar that it comes from."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from cli.requests import (
 )
 from flows.runs import Runs
 from forkyard.commands import ScheduleMove
+from forkyard.decisions import CALENDAR
 from forkyard.errors import InvalidRequest, TransientError
 from forkyard.moments import read_when, write_moment
-from forkyard.presales import Calendar, list_occurrences, parse_calendar, plan_steps
+from forkyard.presales import Calendar, Occurrence, list_occurrences, parse_calendar, plan_steps
 from forkyard.requests import Request, State, StateChanged
 from forkyard.requests.calendar import find_leads, tick
 from forkyard.requests.calendar_file import CalendarFile
@@ -29,16 +31,18 @@ from forkyard.settings import Settings, load_settings
 
 _AHEAD = timedelta(days=400)
 _SHOWN = 20
+_LISTED = (State.RUNNING, State.APPROVED, State.SCHEDULED, State.AWAITING)
 
 
 def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
     """Show what is scheduled and what waits for approval, then what the calendar has beyond."""
     now = datetime.now(UTC)
     with open_desk(config) as (desk, settings):
-        found = desk.store.list_requests(states=[State.SCHEDULED, State.AWAITING], service=service, limit=1000)
+        found = desk.store.list_requests(states=_LISTED, service=service, limit=1000)
         found.sort(key=lambda row: row.start_at or row.requested_at)
-        rows = [row for row in found if row.start_at is not None]
+        rows = [row for row in found if row.start_at is not None and row.state in {State.SCHEDULED, State.AWAITING}]
         waiting = [row for row in found if row.state is State.AWAITING]
+        known = {row.event: row for row in desk.store.list_requests(origin=CALENDAR, limit=1000) if row.parent is None}
         calendar, broken = _read_calendar(desk.store, settings, config, now)
         leads = find_leads(desk, calendar or Calendar())
     if broken is not None and as_json:
@@ -57,16 +61,19 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
                 "end": o.end.isoformat(),
                 "target": o.event.target,
                 "lead": leads[o.name].why,
+                "request": row.token if (row := _find_row(known, o)) else None,
+                "state": row.state.value if row else None,
             }
             for o in occurrences
         ]
         shapes = {"requests": [request_shape(row) for row in rows], "waiting": [request_shape(row) for row in waiting]}
-        emit({**shapes, "events": events})
+        under_way = [request_shape(row) for row in found if row.state in {State.RUNNING, State.APPROVED}]
+        emit({**shapes, "under_way": under_way, "events": events})
         return 0
-    lines = [_line(row) for row in (*(row for row in rows if row.state is State.SCHEDULED), *waiting)]
+    lines = [_line(row) for row in sorted(found, key=lambda row: _LISTED.index(row.state))]
     lines += [
         f"{o.name}: {o.event.service} to {o.event.target} at {write_moment(o.start, o.event.zone)}, "
-        f"until {write_moment(o.end, o.event.zone)}; {leads[o.name].why}"
+        f"until {write_moment(o.end, o.event.zone)}; {leads[o.name].why}{_describe(_find_row(known, o))}"
         for o in occurrences
     ]
     make_console().print(
@@ -76,6 +83,21 @@ def run_list(config: Path | None, service: str | None, *, as_json: bool) -> int:
         # Only now: what is on record does not depend on it.
         raise broken
     return 0
+
+
+def _find_row(known: Mapping[str | None, Request], occurrence: Occurrence) -> Request | None:
+    """The newest request that stands for it; None: the calendar's request for it is still to come."""
+    begin = f"{occurrence.key}#"
+    # What the calendar itself took back, and asked for anew since, has its mark behind the key.
+    found = [row for event, row in known.items() if event and event.startswith(begin) and "~" not in event]
+    return max(found, key=lambda row: row.requested_at, default=None)
+
+
+def _describe(row: Request | None) -> str:
+    if row is None:
+        return ""
+    moved = f" at {write_moment(row.start_at, row.zone)}" if row.open and row.start_at else ""
+    return f"; {row.token} is {row.state.value}{moved}"
 
 
 def _line(row: Request) -> str:

@@ -207,8 +207,9 @@ class StateChanged(InvalidRequest):
 
     def __init__(self, now: Request, wanted: State | None = None) -> None:
         """Say what it is now."""
-        what = f" and cannot become {wanted.value}" if wanted is not None else ""
-        super().__init__(f"{now.token}: is {now.state.value} meanwhile{what}. Look at it with: log {now.token}")
+        what = f" meanwhile and cannot become {wanted.value}" if wanted is not None else " meanwhile"
+        is_so = " already" if wanted is now.state else what
+        super().__init__(f"{now.token}: is {now.state.value}{is_so}. Look at it with: log {now.token}")
         self.now = now
 
 

@@ -335,6 +335,9 @@ class Desk:
         with self._refusing(entry):
             self._load().service(service)
             self._check(person, "lock", service)
+            if not reason.strip():
+                text = f'{service}: say why, for whoever is refused by it: lock {service} because "TEXT"'
+                raise InvalidRequest(text)
             lock = ServiceLock(service, person.id, reason, self.store.now())
             self.store.lock(lock, replace(entry, decision="locked"))
         return lock

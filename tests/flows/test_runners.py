@@ -72,7 +72,7 @@ def test_a_run_is_cancelled_although_the_server_was_killed_and_started_again_bef
         )
         start_prefect(settings, settings.state_dir.with_name("forkyard.toml"))
         runs = Runs(settings.prefect.api_url)
-        run = Run(runs, tmp_path, 4, identify_seconds=60.0)
+        run = Run(runs, tmp_path, 4, identify_seconds=600.0)
         run.process()
         wait_for(lambda: True if "forked 4" in runs.progress(run.id).text else None, what="forks", timeout=LONG)
         runs.cancel(run.id)

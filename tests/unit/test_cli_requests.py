@@ -309,7 +309,11 @@ def test_a_calendar_is_checked_and_brought_to_requests(config: Path, capsys: pyt
     schedule.run_list(config, "game", as_json=True)
     listed = answer(capsys)
     assert [row["state"] for row in listed["requests"]] == ["awaiting approval"]
-    assert [event["event"] for event in listed["events"]] == ["sale"]
+    assert [(event["event"], event["state"]) for event in listed["events"]] == [("sale", "awaiting approval")]
+    command.run_cancel(config, listed["requests"][0]["token"], as_json=True)
+    capsys.readouterr()
+    schedule.run_list(config, "game", as_json=False)
+    assert capsys.readouterr().out.endswith(f"; {listed['requests'][0]['token']} is cancelled\n")
     calendar.write_text("[events.sale]\n")
     with pytest.raises(InvalidRequest, match=r"line 1: events.sale.service: is missing"):
         schedule.run_check(config, calendar, as_json=True)
