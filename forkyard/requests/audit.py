@@ -157,6 +157,6 @@ def _line(logged: Logged) -> str:
         entry.service or "",
         (entry.request_id or "")[:6],
         entry.decision,
-        entry.detail,
+        entry.detail or (f"({entry.raw})" if entry.raw else ""),
     ]
     return " ".join(part for part in parts if part)
