@@ -245,7 +245,7 @@ def test_a_log_is_read_by_people(config: Path, capsys: pytest.CaptureFixture[str
     assert command.run_log(config, "game", "2h", as_json=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].endswith(" drafted (scale game to 2)")
+    assert lines[0].endswith(' drafted (scale game to 2 because "sale")')
     assert command.run_log(config, "nothing", None, as_json=False) == 0
     assert capsys.readouterr().out == "Nothing is in the log of this.\n"
 
