@@ -181,7 +181,7 @@ class WarmRunner(Runner):
     async def _settle_abandoned(self) -> None:
         """Settle the runs of a runner that was killed; Prefect would show them as running for ever."""
         for run in await self._list_lost():
-            await self._settle(run, "its process ended together with the one that served it. Run `forkyard reap`.")
+            await self._settle(run, "its process ended with the one that served it. Ask again, or run `forkyard reap`.")
 
     async def _settle_lost(self) -> None:
         """
@@ -196,7 +196,7 @@ class WarmRunner(Runner):
             try:
                 lost = {run.id: run for run in await self._list_lost()}
                 for known in seen & lost.keys():
-                    await self._settle(lost[known], "its process is gone. Run `forkyard reap`.")
+                    await self._settle(lost[known], "its process is gone. Ask again, or run `forkyard reap`.")
                 seen = set(lost)
             except (HTTPError, PrefectException):
                 # The server is busy or away: Prefect's own client asked again already; there is a next look.
