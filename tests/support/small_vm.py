@@ -140,7 +140,7 @@ def make_spec(hypervisor: QemuHypervisor, name: str, stamp: Stamp | None = None)
 
 
 def make_identity(vm: Vm) -> Identity:
-    """Make the identity that belongs to a child."""
+    """Make the identity that belongs to a child: all but clock and seed follow from its fork, as the flows have it."""
     assert vm.mac
     assert vm.address
     return Identity(
@@ -151,8 +151,8 @@ def make_identity(vm: Vm) -> Identity:
         mac=vm.mac,
         address=f"{vm.address}/22",
         gateway=None,
-        machine_id=uuid.uuid4().hex,
-        consul_node_id=str(uuid.uuid4()),
+        machine_id=uuid.uuid5(uuid.NAMESPACE_OID, f"{vm.stamp.fork_id}/machine").hex,
+        consul_node_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{vm.stamp.fork_id}/consul")),
         consul_join=(),
         datacenter="dc1",
         wall_clock=time.time(),
