@@ -88,7 +88,8 @@ def _qemus(lab: Lab) -> set[int]:
         process.pid
         for process in psutil.process_iter(["name", "cmdline"])
         if process.info["name"].startswith("qemu-system")
-        and any(run in word or state in word for word in process.info["cmdline"])
+        # None: it ends at this very moment.
+        and any(run in word or state in word for word in process.info["cmdline"] or ())
     }
 
 
