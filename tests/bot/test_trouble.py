@@ -1,5 +1,6 @@
 """What goes wrong outside: Slack, Prefect, the channel, the tokens; and the bot that is killed and started again."""
 
+import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -196,10 +197,14 @@ def test_a_request_that_was_put_on_record_but_not_planned_is_planned_after_a_res
 
 
 def test_a_hundred_commands_at_once_are_each_acknowledged_within_a_second(stage: Stage) -> None:
+    # The bot is in this process here, and what a thousand tests before left in it is not the bot's to look through.
+    gc.collect()
+    gc.freeze()
     began = time.monotonic()
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda number: stage.slack.command(f"scale game to {number + 1}"), range(100)))
     assert all(answer["ok"] for answer in answers), time.monotonic() - began
     acks = sorted(answer["ack_seconds"] for answer in answers)
     until(lambda: len(stage.store.list_requests(limit=200)) == 100, seconds=30, what="100 requests on record")
+    gc.unfreeze()
     assert acks[98] < 1.0, acks[90:]
