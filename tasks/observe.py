@@ -30,10 +30,11 @@ def observe_before(work: Work) -> Fleet:
     """
     Look before anything is made, and see that Nginx runs: without it no child could come to serve.
 
-    A fleet that fails its checks at large is looked at again for a while: Consul may just be choosing its leader.
+    A fleet that fails its checks at large is looked at again for a while, unless all of it is to go: Consul may just be
+    choosing its leader.
     """
     work.world.balancer.check_running()
-    return _look_until(work, lambda fleet: not fails_at_large(fleet))
+    return _look_until(work, lambda fleet: work.request.target == 0 or not fails_at_large(fleet))
 
 
 @task(name="observe", task_run_name="observe after", **SINGLE)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from forkyard.decisions import CALENDAR
 from forkyard.errors import ForkyardError, NotPermitted
-from forkyard.estimates import Lead, list_runs
+from forkyard.estimates import Lead
 from forkyard.estimates import find_lead as compute_lead
 from forkyard.moments import canonical_zone, write_moment
 from forkyard.names import new_request_id
@@ -33,6 +33,7 @@ from forkyard.presales import (
 from forkyard.requests import STANDING, Notice, Request, State, StateChanged
 from forkyard.requests.desk import Desk
 from forkyard.requests.gate import find_approval, find_approved
+from forkyard.requests.looking import learn_from
 from forkyard.requests.moves import SYSTEM, make_entry
 from forkyard.requests.plans import PlanRecord
 from forkyard.requests.series import catch_up
@@ -118,11 +119,10 @@ def _follow(
 
 def find_leads(desk: Desk, calendar: Calendar) -> dict[str, Lead]:
     """Each event's lead, from what the service's last runs took."""
-    found: dict[str, Lead] = {}
-    for name, event in calendar.events.items():
-        done = desk.store.list_requests(states=[State.SUCCEEDED, State.ROLLED_BACK], service=event.service, limit=20)
-        found[name] = find_lead(event, compute_lead(list_runs(done), event.target))
-    return found
+    return {
+        name: find_lead(event, compute_lead(learn_from(desk.store, event.service), event.target))
+        for name, event in calendar.events.items()
+    }
 
 
 def _make_key(calendar: Calendar, occurrence: Occurrence) -> str:
