@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.doctor import Finding, failed, passed
-from forkyard.approvals import find_key_file, load_key
+from forkyard.approvals import find_key_file
 from forkyard.errors import RequestError
+from forkyard.keys import load_key
 from forkyard.presales import parse_calendar
 from forkyard.settings import Settings, find_config
 

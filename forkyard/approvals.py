@@ -8,24 +8,20 @@ can make none. Standard library only: the command line signs its own direct use 
 import hashlib
 import hmac
 import json
-import os
-import secrets
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from forkyard.errors import InvalidRequest, NotPermitted
+from forkyard.errors import NotPermitted
+from forkyard.keys import load_key
 from forkyard.settings import Settings
 
 WARRANT_AGE = timedelta(minutes=15)
 """A direct run begins seconds after it was signed; a warrant that lies about longer is somebody else's."""
 
-_KEY_BYTES = 32
 _CLOCK_SLACK = timedelta(minutes=1)
 
 
@@ -54,73 +50,6 @@ class Approval:
 def find_key_file(settings: Settings) -> Path:
     """Where the key is."""
     return settings.requests.key_file or settings.state_dir / "approvals.key"
-
-
-def load_key(path: Path) -> bytes:
-    """
-    Read the key; the first time, make it.
-
-    Raises:
-        NotPermitted: the file is not ours alone to read; nothing it signed could be trusted.
-        InvalidRequest: the file holds no key, or is gone although there was one.
-    """
-    made = path.with_name(f"{path.name}.made")
-    # In this order: whoever makes the first one notes it afterwards.
-    if made.exists() and not path.exists():
-        # Under another key the log would look as if somebody had forged it.
-        message = f"{path}: is gone, and there was a key. {_restore(path, made)}"
-        raise InvalidRequest(message)
-    _make_key(path)
-    try:
-        found = path.stat()
-        text = path.read_text(encoding="ascii").strip()
-    except PermissionError as error:
-        message = (
-            f"{path}: may not be read by you, so you can neither approve nor scale here. Run it as root, with sudo."
-        )
-        raise NotPermitted(message) from error
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        message = (
-            f"{path}: others than its owner may read or write it, so its signatures prove nothing. "
-            f"Look who could have, then: chmod 600 {path}"
-        )
-        raise NotPermitted(message)
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) < _KEY_BYTES:
-        message = f"{path}: holds no key. {_restore(path, made)}"
-        raise InvalidRequest(message)
-    with suppress(OSError):
-        made.touch(mode=0o644)
-    return key
-
-
-def _restore(path: Path, made: Path) -> str:
-    return (
-        f"Restore it from a backup. Or remove {made} (and {path.name}) to begin with a new one: approvals that are "
-        f"open are then void, and what the audit log has until now can no longer be proved."
-    )
-
-
-def _make_key(path: Path) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        # A link, not a rename: of two that make a key at once, the first one's stays.
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
 
 
 def sign(key: bytes, approval: Approval) -> Approval:

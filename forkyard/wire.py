@@ -123,11 +123,17 @@ def encode(message: dict[str, object]) -> bytes:
 def decode(line: bytes) -> dict[str, object]:
     """The message in a line; raises WireError when it is not one."""
     try:
-        message = json.loads(line)
-    except ValueError as error:
+        # More than MAX_LINE nobody may send; within it brackets can still nest deeper than Python goes.
+        message = json.loads(line) if len(line) <= MAX_LINE else _refuse_length(line)
+    except (ValueError, RecursionError) as error:
         text = f"not JSON: {line[:80]!r}"
         raise WireError(text) from error
     return _read_object(message, f"not an object: {line[:80]!r}")
+
+
+def _refuse_length(line: bytes) -> object:
+    text = f"a message of {len(line)} bytes is longer than {MAX_LINE}"
+    raise WireError(text)
 
 
 def identity_to_wire(identity: Identity) -> dict[str, object]:

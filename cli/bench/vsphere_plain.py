@@ -22,6 +22,7 @@ from forkyard.hypervisors.vsphere.api import Managed, vim, vmodl
 from forkyard.hypervisors.vsphere.guestinfo import Mark, option_path
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import Location, list_adapters, make_change, make_clone_spec
+from forkyard.keys import load_fleet_key
 from forkyard.model import Placement, Power, Role, Stamp, Vm, VmId
 from forkyard.names import make_child_name, make_fork_id, new_request_id
 from forkyard.settings import Settings
@@ -42,6 +43,7 @@ class PlainMaker:
         """Log in once, with a connection for each thread, as the driver does."""
         self._settings, self._service, self._request = settings, service, new_request_id()
         self._session = Session(settings.vsphere)
+        self._key = load_fleet_key(settings)
         self._content = self._session.content
         self._threads = threads
         self._own = local()
@@ -68,7 +70,7 @@ class PlainMaker:
         address = str(ip_address(self._settings.vsphere.first_address) + number)
         mark = Mark(stamp, place.parent, address, datetime.now(UTC))
         parent, adapters = self._parents[place.parent]
-        values = {guestinfo.STAMP: guestinfo.render_mark(mark), guestinfo.REQUEST: "", guestinfo.ANSWER: ""}
+        values = {guestinfo.STAMP: guestinfo.render_mark(mark, self._key), guestinfo.REQUEST: "", guestinfo.ANSWER: ""}
         bios_uuid = guestinfo.make_bios_uuid(stamp.fork_id)
         folder = Location(folder=parent.parent)
         child = self._finish(parent.InstantClone_Task(make_clone_spec(name, bios_uuid, values, adapters, folder)))
@@ -88,7 +90,7 @@ class PlainMaker:
         identity = identity_to_wire(make_bare_identity(self._settings, vm))
         self._ask(child, guestinfo.render_request(f"{name}-1", "identify", identity=identity), f"{name}-1", [])
         self._ask(child, guestinfo.render_request(f"{name}-2", "network"), f"{name}-2", [own])
-        kept = guestinfo.render_mark(replace(mark, stamp=replace(stamp, expires=None)))
+        kept = guestinfo.render_mark(replace(mark, stamp=replace(stamp, expires=None)), self._key)
         self._finish(child.ReconfigVM_Task(make_change({guestinfo.STAMP: kept})))
 
     def _ask(self, child: Managed, request: str, request_id: str, adapters: list[Managed]) -> None:

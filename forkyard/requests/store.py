@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from forkyard.approvals import Approval, find_key_file, load_key
+from forkyard.approvals import Approval, find_key_file
 from forkyard.errors import InvalidRequest, NotFound, Unavailable
+from forkyard.keys import load_key
 from forkyard.names import make_token
 from forkyard.requests import STANDING, Entry, Notice, Request, ServiceLock, State, StateChanged, check_move
 from forkyard.requests import audit as log

@@ -15,13 +15,13 @@ from forkyard.approvals import (
     approval_from_json,
     approval_to_json,
     check_warrant,
-    load_key,
     make_warrant,
     sign,
     verify,
 )
 from forkyard.decisions import CALENDAR, find_need, judge_approver
 from forkyard.errors import InvalidRequest, NotPermitted
+from forkyard.keys import load_key
 from forkyard.requests import Need, Request, State, StateChanged
 from forkyard.requests.plans import PlaceRecord, PlanRecord, record_from_json, record_to_json
 from forkyard.roles import Person, check, check_place, list_roles, list_services, list_verbs, may

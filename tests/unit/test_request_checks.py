@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cli.doctor import Finding, State
 from cli.request_checks import check_calendar, check_key
-from forkyard.approvals import load_key
+from forkyard.keys import load_key
 from forkyard.settings import RequestSettings, ServiceSettings, Settings
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.errors import CapacityExhausted, InvalidRequest, NotReady, Unsupported
+from forkyard.errors import InvalidRequest, NotReady, Unsupported
 from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.adapters import OwnAdapters, find_connected, find_wrong
-from forkyard.hypervisors.vsphere.addresses import CLAIM_SECONDS, AddressBook
 from forkyard.hypervisors.vsphere.api import vim
 from forkyard.hypervisors.vsphere.connection import choose_version, make_context, make_stub
 from forkyard.hypervisors.vsphere.deadline import Deadline
@@ -21,6 +20,7 @@ from forkyard.hypervisors.vsphere.specs import Location, make_change, make_clone
 from forkyard.model import Stamp
 from forkyard.settings import VsphereSettings, parse_settings, read_password
 
+KEY = bytes(32)
 FORK = "5d1f0a52-9a3e-4c0e-8d0c-3a0f6b1b7c44"
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 MARK = Mark(Stamp("game", FORK, "request", NOW), "vm-7", "10.78.1.1", NOW)
@@ -104,7 +104,7 @@ def test_a_change_without_adapters_leaves_cables_and_note_alone() -> None:
 def test_a_mark_is_read_back() -> None:
     for stamp in (MARK.stamp, replace(MARK.stamp, expires=None)):
         mark = replace(MARK, stamp=stamp)
-        assert guestinfo.parse_mark(guestinfo.render_mark(mark), FORK.upper()) == mark
+        assert guestinfo.parse_mark(guestinfo.render_mark(mark, KEY), FORK.upper(), KEY) == mark
 
 
 def test_an_annotation_is_read_back_among_what_people_wrote() -> None:
@@ -118,12 +118,12 @@ def test_an_annotation_on_a_vm_of_another_fork_is_none_of_ours() -> None:
 
 
 def test_a_mark_on_a_vm_of_another_fork_is_none_of_ours() -> None:
-    assert guestinfo.parse_mark(guestinfo.render_mark(MARK), str(uuid.uuid4())) is None
+    assert guestinfo.parse_mark(guestinfo.render_mark(MARK, KEY), str(uuid.uuid4()), KEY) is None
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "[]", "{}", '{"service": "game"}'])
 def test_what_is_no_mark_is_none(text: str) -> None:
-    assert guestinfo.parse_mark(text, FORK) is None
+    assert guestinfo.parse_mark(text, FORK, KEY) is None
 
 
 def test_a_fork_id_that_is_no_uuid_has_one_all_the_same() -> None:
@@ -136,29 +136,6 @@ def test_only_the_answer_to_this_request_is_one() -> None:
     assert guestinfo.parse_answer('{"id":"a","ok":true}', "a") == {"id": "a", "ok": True}
     assert guestinfo.parse_answer('{"id":"b","ok":true}', "a") is None
     assert guestinfo.parse_answer("", "a") is None
-
-
-def make_book(tmp_path: Path, network: str = "10.78.0.0/29", first: str = "10.78.0.1") -> AddressBook:
-    settings = VsphereSettings(network=IPv4Network(network), first_address=IPv4Address(first))
-    return AddressBook(tmp_path, settings)
-
-
-def test_no_address_is_given_twice(tmp_path: Path) -> None:
-    one, other = make_book(tmp_path), make_book(tmp_path)
-    found = [book.claim({"10.78.0.2"}) for book in (one, other, one, other, one)]
-    assert sorted(found) == [f"10.78.0.{n}" for n in (1, 3, 4, 5, 6)]
-    with pytest.raises(CapacityExhausted, match=r"widen vsphere\.network"):
-        one.claim({"10.78.0.2"})
-    other.release("10.78.0.4")
-    assert one.claim({"10.78.0.2"}) == "10.78.0.4"
-
-
-def test_a_claim_that_became_nothing_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    book = make_book(tmp_path, first="10.78.0.6")
-    assert book.claim(set()) == "10.78.0.6"
-    now = datetime.now(UTC).timestamp()
-    monkeypatch.setattr("time.time", lambda: now + CLAIM_SECONDS + 1)
-    assert book.claim(set()) == "10.78.0.6"
 
 
 @pytest.mark.parametrize(

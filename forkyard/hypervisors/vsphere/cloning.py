@@ -9,7 +9,7 @@ second looks whether what is there is what it wanted.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -72,8 +72,10 @@ class Cloner:
         addresses: AddressBook,
         places: Places,
         settings: VsphereSettings,
+        key: Callable[[], bytes],
     ) -> None:
-        """Work through these."""
+        """Work through these; marks are signed with the key that *key* gives."""
+        self._key = key
         self._session, self._stream, self._reader = session, stream, reader
         self._addresses, self._settings = addresses, settings
         self._places = places
@@ -95,18 +97,18 @@ class Cloner:
         """
         self._check_state(parent, devices)
         with self._slot(parent, deadline), self._stream.watching() as watch:
-            address = self._addresses.claim(taken)
+            address = self._addresses.claim(taken, owner=spec.stamp.fork_id)
             mark = Mark(spec.stamp, parent.id, address, datetime.now(UTC))
             try:
                 child = self._make(watch, spec, parent, devices, mark, deadline)
             except DuplicateName:
-                self._addresses.release(address)
+                self._addresses.release(address, owner=spec.stamp.fork_id)
                 return self._find_made(spec, parent, devices, deadline)
             except OutcomeUnknown:
                 # The VM may be there under this address: the claim stays until it is seen, or forgotten.
                 raise
             except ForkyardError:
-                self._addresses.release(address)
+                self._addresses.release(address, owner=spec.stamp.fork_id)
                 raise
             # From here on the VM is there under this address: its claim stays, whatever fails.
             adapters = OwnAdapters(self._reader, moid(child), len(devices.adapters))
@@ -116,7 +118,7 @@ class Cloner:
         self, watch: Watch, spec: ForkSpec, parent: ParentRow, devices: Devices, mark: Mark, deadline: Deadline
     ) -> Managed:
         values = {
-            guestinfo.STAMP: guestinfo.render_mark(mark),
+            guestinfo.STAMP: guestinfo.render_mark(mark, self._key()),
             # A child inherits its parent's values: what was said to the parent is not said to it.
             guestinfo.REQUEST: "",
             guestinfo.ANSWER: "",

@@ -61,10 +61,10 @@ class Guest:
     name: str
 
     def identify(
-        self, identity: Identity, adapters: OwnAdapters, note: str, since: float, deadline: Deadline
+        self, identity: Identity, adapters: OwnAdapters, record: guestinfo.Record, since: float, deadline: Deadline
     ) -> IdentityReport:
         """
-        Have the guest take the identity and prove it, then connect it; *note* becomes the VM's annotation.
+        Have the guest take the identity and prove it, then connect it; *record* is what the VM is to carry of it.
 
         A guest that is asked again answers with its first report, so its clock may be of any moment *since* then.
 
@@ -78,14 +78,12 @@ class Guest:
                 # With the time at which it is sent: before that vCenter may have been waited for.
                 return {"identity": wire.identity_to_wire(replace(identity, wall_clock=time.time()))}
 
-            proofs = self._ask(watch, make_request_id(), "identify", deadline, fields, _Along(note))
+            proofs = self._ask(watch, make_request_id(), "identify", deadline, fields, _Along(record.note))
             report = read_report(proofs, identity)
             _check_clock(report, identity, since, time.time())
-            proof = {
-                guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, identity.mac),
-                guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
-            }
-            connection = _Along(proof=proof, adapters=adapters.read(watch.values(self.vm), deadline))
+            connection = _Along(
+                proof=record.render_proof(identity, report), adapters=adapters.read(watch.values(self.vm), deadline)
+            )
             answer = self._ask(watch, make_request_id(), "network", deadline, along=connection)
             if answer.get("ok") is not True:
                 told = answer.get("error", answer)

@@ -38,6 +38,7 @@ from forkyard.hypervisors.vsphere.taken import TakenAddresses
 from forkyard.hypervisors.vsphere.tools import HOST_NAME, NETWORK, GuestTools
 from forkyard.hypervisors.vsphere.vms import VmRow, check_readable
 from forkyard.hypervisors.vsphere.vsan import VsanHealth
+from forkyard.keys import load_fleet_key
 from forkyard.model import (
     ForkSpec,
     FrozenParent,
@@ -74,15 +75,24 @@ class VsphereHypervisor:
         self.session = Session(settings.vsphere)
         by_tools = (HOST_NAME, NETWORK) if settings.vsphere.customize == "tools" else ()
         self._stream = UpdateStream(self.session, (POWER, FROZEN, ANSWER, ADAPTER, *by_tools))
-        self._reader = InventoryReader(self.session)
+        self._reader = InventoryReader(self.session, self._load_key)
         self._parents = ParentFinder(self.session, self._reader)
         self._addresses = AddressBook(settings.state_dir / "vsphere" / "addresses", settings.vsphere)
         self._places = Places(self.session, self._reader, settings.vsphere)
         rules = [settings.service(name).parent for name in self._own_services(None)]
         self._taken = TakenAddresses(self._addresses, self._parents, self._places, rules)
         self._vsan = VsanHealth(self.session)
-        self._cloner = Cloner(self.session, self._stream, self._reader, self._addresses, self._places, settings.vsphere)
+        self._cloner = Cloner(
+            self.session,
+            self._stream,
+            self._reader,
+            self._addresses,
+            self._places,
+            settings.vsphere,
+            self._load_key,
+        )
         self._lock = threading.Lock()
+        self._key: bytes | None = None
         self._look_at: float | None = None
         self._inventory: Inventory | None = None
         self._known: dict[str, Vm] = {}
@@ -216,13 +226,14 @@ class VsphereHypervisor:
             return self._read_report(known, deadline)
         number = len(self._parents.devices(known.parent or "", deadline=deadline).adapters)
         guest = make_guest(self.session, self._stream, vm, known.name)
-        own, note = OwnAdapters(self._reader, vm, number), guestinfo.render_note(known.stamp, known.address or "")
+        own = OwnAdapters(self._reader, vm, number)
+        record = guestinfo.Record(guestinfo.render_note(known.stamp, known.address or ""), self._load_key())
         if self._vsphere.customize == "tools":
-            report = GuestTools(guest, self._vsphere).identify(identity, own, note, deadline)
+            report = GuestTools(guest, self._vsphere).identify(identity, own, record, deadline)
         else:
             with self._lock:
                 since = self._asked.setdefault(vm, time.time())
-            report = guest.identify(identity, own, note, since, deadline)
+            report = guest.identify(identity, own, record, since, deadline)
         self._remember(replace(known, identified=True))
         return report
 
@@ -235,7 +246,7 @@ class VsphereHypervisor:
             raise PermanentError(text)
         mark = Mark(stamp, known.parent or "", known.address or "", known.created)
         note = guestinfo.render_note(stamp, mark.address)
-        change = make_change({guestinfo.STAMP: guestinfo.render_mark(mark)}, annotation=note)
+        change = make_change({guestinfo.STAMP: guestinfo.render_mark(mark, self._load_key())}, annotation=note)
         managed = self.session.find(vim.VirtualMachine, vm)
         carry_out(
             self.session, self._stream, f"{known.name}: stamping", lambda: managed.ReconfigVM_Task(change), deadline
@@ -259,13 +270,19 @@ class VsphereHypervisor:
                 raise PermanentError(text)
             remove_vm(self.session, self._stream, row, deadline)
             if mark.address:
-                self._addresses.release(mark.address)
+                self._addresses.release(mark.address, owner=mark.stamp.fork_id)
         with self._lock:
             self._known.pop(vm, None)
             self._asked.pop(vm, None)
         self._forget_look()
 
     # Steps
+
+    def _load_key(self) -> bytes:
+        with self._lock:
+            if self._key is None:
+                self._key = load_fleet_key(self._settings)
+            return self._key
 
     def _read_report(self, known: Vm, deadline: Deadline) -> IdentityReport:
         text = self._reader.read_value(known.id, guestinfo.REPORT, deadline=deadline)

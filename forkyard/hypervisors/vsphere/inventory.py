@@ -5,7 +5,7 @@ Only the few properties that count are asked for, single values of `extraConfig`
 hundred times as much. The devices of a parent are read apart, and only of one that is forked.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -118,9 +118,10 @@ class Inventory:
 class InventoryReader:
     """Reads the inventory of one vCenter; keeps one view there for it."""
 
-    def __init__(self, session: Session) -> None:
-        """Read through *session*."""
+    def __init__(self, session: Session, key: Callable[[], bytes]) -> None:
+        """Read through *session*; whose a VM is was signed with the key that *key* gives."""
         self._session = session
+        self._key = key
         self._view: Managed = None
         self._last = LastRows()
 
@@ -141,7 +142,8 @@ class InventoryReader:
             by_kind.setdefault(type(ref), []).append((ref, values))
         leaving = {moid(ref) for ref, values in by_kind.get(vim.Task, ()) if _is_leaving(values)}
         hosts = (_host_row(ref, values, leaving) for ref, values in by_kind.get(vim.HostSystem, ()))
-        vms = (make_vm_row(ref, values) for ref, values in by_kind.get(vim.VirtualMachine, ()))
+        key = self._key()
+        vms = (make_vm_row(ref, values, key) for ref, values in by_kind.get(vim.VirtualMachine, ()))
         stores = (_datastore_row(ref, values) for ref, values in by_kind.get(vim.Datastore, ()))
         return Inventory(
             vms=self._last.complete(vms, all_there=True),
@@ -152,7 +154,7 @@ class InventoryReader:
     def read_vm(self, vm: str, *, deadline: Deadline | None = None) -> VmRow | None:
         """Look at one VM; None when it is not there."""
         rows = self._read_refs([self._session.find(vim.VirtualMachine, vm)], VM_PATHS, deadline)
-        return self._last.complete([make_vm_row(*rows[0])])[0] if rows else None
+        return self._last.complete([make_vm_row(*rows[0], self._key())])[0] if rows else None
 
     def read_value(self, vm: str, key: str, *, deadline: Deadline | None = None) -> str:
         """Read one of a VM's own values; empty when it has none."""

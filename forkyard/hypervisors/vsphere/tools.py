@@ -49,9 +49,11 @@ class GuestTools:
     guest: Guest
     settings: VsphereSettings
 
-    def identify(self, identity: Identity, adapters: OwnAdapters, note: str, deadline: Deadline) -> IdentityReport:
+    def identify(
+        self, identity: Identity, adapters: OwnAdapters, record: guestinfo.Record, deadline: Deadline
+    ) -> IdentityReport:
         """
-        Have the guest customized, connect it, and compare what its tools say; *note* becomes the VM's annotation.
+        Have the guest customized, connect it, and compare what its tools say; the VM then carries *record*.
 
         Raises:
             VerificationFailed: the guest could not be customized, or is not what was asked; the message says whether
@@ -71,16 +73,11 @@ class GuestTools:
         try:
             self._carry_out("customizing", lambda: manager.CustomizeGuest_Task(vm, login, spec), deadline)
             self._compare(lambda told: _find_stranger(told, identity), deadline)
-            self._connect(adapters, identity, note, deadline)
+            self._connect(adapters, identity, record.note, deadline)
             self._carry_out("starting the network", lambda: manager.StartGuestNetwork_Task(vm, login), deadline)
             self._compare(lambda told: _find_differences(told, identity), deadline)
             report = _make_report(identity, time.monotonic() - begun)
-            proof = make_change(
-                {
-                    guestinfo.IDENTIFIED: guestinfo.render_identified(identity.fork_id, identity.mac),
-                    guestinfo.REPORT: wire.encode(wire.report_to_wire(report)).decode().rstrip("\n"),
-                }
-            )
+            proof = make_change(record.render_proof(identity, report))
             self._carry_out("recording the proof", lambda: vm.ReconfigVM_Task(proof), deadline)
         except ForkyardError as error:
             self._abort(manager, login)

@@ -51,13 +51,15 @@ class VmRow:
         return self.lost is not None and not self.bios_uuid
 
 
-def make_vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
-    """One VM as vCenter tells it."""
+def make_vm_row(ref: Managed, values: Mapping[str, Any], key: bytes | None = None) -> VmRow:
+    """One VM as vCenter tells it; without the *key* only its annotation can say that it is a child of ours."""
     bios_uuid = str(values.get("config.uuid") or "")
     note, created = str(values.get("config.annotation") or ""), values.get("config.createDate")
-    # A guest may spoil its stamp; it can write neither of the other two.
-    stamp = guestinfo.parse_mark(read_option(values, _STAMP), bios_uuid)
-    mark = stamp or guestinfo.parse_note(note, bios_uuid, created)
+    # A guest may spoil its stamp; it can write neither of the other two, and no signature.
+    stamp = guestinfo.parse_mark(read_option(values, _STAMP), bios_uuid, key)
+    noted = guestinfo.parse_note(note, bios_uuid, created)
+    mark = stamp or noted
+    kept = noted is not None and noted.stamp.expires is None
     identified = read_option(values, _IDENTIFIED)
     host, folder = values.get("runtime.host"), values.get("parent")
     # One that is just being made has no configuration either, and is connected.
@@ -71,7 +73,7 @@ def make_vm_row(ref: Managed, values: Mapping[str, Any]) -> VmRow:
         folder=moid(folder) if folder is not None else None,
         bios_uuid=bios_uuid,
         mark=mark,
-        mac=guestinfo.parse_identified(identified, mark.stamp.fork_id) if mark is not None else None,
+        mac=guestinfo.parse_identified(identified, mark.stamp.fork_id, key, kept=kept) if mark is not None else None,
         lost=state if not bios_uuid and state != "connected" else None,
     )
 

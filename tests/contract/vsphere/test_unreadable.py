@@ -27,8 +27,8 @@ def test_a_child_that_cannot_be_read_is_listed_as_running_and_keeps_its_address(
     world.vcenter.set_readable("game-a-1", readable=False)
     assert hypervisor.list_vms() == before
     assert before[0].power is Power.RUNNING
-    # From the first address on, as a process does that has dealt out none yet.
-    hypervisor._addresses._next = hypervisor._addresses._first  # noqa: SLF001 - what another process begins with
+    # From the first address on, as on a machine that has dealt out none yet.
+    (world.settings.state_dir / "vsphere" / "addresses" / "next").unlink()
     assert fork(hypervisor, "game-a-2").address != vm.address
     world.vcenter.set_readable("game-a-1", readable=True)
     addresses_there = [one.address for one in world.open().list_vms()]
