@@ -78,6 +78,14 @@ def test_a_shared_datastore_is_given_away_once() -> None:
     assert max(room for _, room, _ in found) - min(room for _, room, _ in found) <= 1
 
 
+def test_an_alarm_takes_no_room_and_is_named() -> None:
+    inventory = make_inventory(1, free=5 * GIB)
+    stores = {key: replace(store, alarm=True) for key, store in inventory.datastores.items()}
+    well, alarmed = (rooms(one, [make_parent(0)]) for one in (inventory, replace(inventory, datastores=stores)))
+    assert [(host, room) for host, room, _ in alarmed] == [(host, room) for host, room, _ in well]
+    assert [limit for *_, limit in alarmed] == ["datastore (its alarm is red)"]
+
+
 def test_addresses_are_given_away_once() -> None:
     found = rooms(make_inventory(3), [make_parent(n) for n in range(3)], addresses=4)
     assert sorted(room for _, room, _ in found) == [1, 1, 2]

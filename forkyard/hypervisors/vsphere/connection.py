@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from forkyard.errors import InvalidRequest, Unsupported
 from forkyard.hypervisors.vsphere.api import SoapStub, versions
+from forkyard.hypervisors.vsphere.readable import ReadableResponse
 from forkyard.settings import VsphereSettings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class NotConnected(OSError):
 
 class Connection(http.client.HTTPSConnection):
     """A connection that tells what failed before anything was sent from what failed afterwards."""
+
+    response_class = ReadableResponse
 
     def connect(self) -> None:
         """Connect; raises NotConnected, or what the certificate is refused for."""

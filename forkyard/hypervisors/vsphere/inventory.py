@@ -5,6 +5,8 @@ Only the few properties that count are asked for, single values of `extraConfig`
 hundred times as much. The devices of a parent are read apart, and only of one that is forked.
 """
 
+import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,9 +17,12 @@ from forkyard.hypervisors.vsphere import guestinfo
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim, vmodl
 from forkyard.hypervisors.vsphere.deadline import Deadline
 from forkyard.hypervisors.vsphere.guestinfo import option_path, read_option
+from forkyard.hypervisors.vsphere.readable import REPLACEMENT
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.specs import count_disk_levels, list_adapters
 from forkyard.hypervisors.vsphere.vms import VM_PATHS, LastRows, VmRow, make_vm_row
+
+logger = logging.getLogger(__name__)
 
 PAGE = 500
 """Objects in one answer; a larger inventory comes in several."""
@@ -28,6 +33,7 @@ _HOST_PATHS = (
     *("summary.hardware.memorySize", "summary.hardware.cpuMhz", "summary.hardware.numCpuCores"),
     *("summary.quickStats.overallMemoryUsage", "summary.quickStats.overallCpuUsage"),
 )
+_ESCAPES = re.compile("%(2f|5c|25)", re.IGNORECASE)
 _TASK_PATHS = ("info.descriptionId", "info.state")
 _LEAVING = "HostSystem.enterMaintenanceMode"
 _DATASTORE_PATHS = (
@@ -67,7 +73,12 @@ class DatastoreRow:
     capacity: int
     free: int
     usable: bool
-    """Accessible, not in maintenance, and not in an alarm that is red."""
+    """Accessible, and not in maintenance."""
+    alarm: bool = False
+    """
+    Whether its status is red. By itself that says little: vCenter's own alarm for a datastore that is 85 % full makes
+    it red long before `vsphere.datastore_reserve` is touched. Of vSAN its own health says more.
+    """
     vsan: bool = False
     ill: str | None = None
     """What vSAN's own health service says of it while its health is red; None while it is not, or not known."""
@@ -124,6 +135,7 @@ class InventoryReader:
         self._key = key
         self._view: Managed = None
         self._last = LastRows()
+        self._odd: set[str] = set()
 
     def read(self, *, deadline: Deadline | None = None) -> Inventory:
         """Look at everything, in one call (and its pages)."""
@@ -145,6 +157,7 @@ class InventoryReader:
         key = self._key()
         vms = (make_vm_row(ref, values, key) for ref, values in by_kind.get(vim.VirtualMachine, ()))
         stores = (_datastore_row(ref, values) for ref, values in by_kind.get(vim.Datastore, ()))
+        self._tell_of_odd(by_kind.get(vim.VirtualMachine, ()))
         return Inventory(
             vms=self._last.complete(vms, all_there=True),
             hosts={host.id: host for host in hosts},
@@ -214,9 +227,19 @@ class InventoryReader:
                 rows = _read_pages(content.propertyCollector, spec)
             finally:
                 view.DestroyView()
-            return [ref for ref, values in rows if values.get("name") == name]
+            return [ref for ref, values in rows if name in {values.get("name"), show_name(values.get("name"))}]
 
         return self._session.call(f"looking for {name}", look)
+
+    def _tell_of_odd(self, rows: Iterable[tuple[Managed, Mapping[str, Any]]]) -> None:
+        for ref, values in rows:
+            odd = any(isinstance(value, str) and REPLACEMENT in value for value in values.values())
+            if odd and moid(ref) not in self._odd:
+                self._odd.add(moid(ref))
+                logger.warning(
+                    "%s (%s): its name or annotation has characters that XML does not know; they are read as %s",
+                    *(values.get("name"), moid(ref), REPLACEMENT),
+                )
 
     def _read_refs(
         self, refs: list[Managed], paths: Iterable[str], deadline: Deadline | None
@@ -284,6 +307,11 @@ def _read_pages(collector: Managed, spec: Managed) -> list[tuple[Managed, dict[s
     return rows
 
 
+def show_name(name: object) -> str:
+    """The name as vCenter's client shows it: in its API a slash, a backslash and a percent sign are escaped."""
+    return _ESCAPES.sub(lambda found: chr(int(found[1], 16)), str(name or ""))
+
+
 def _is_leaving(task: Mapping[str, Any]) -> bool:
     return task.get("info.descriptionId") == _LEAVING and task.get("info.state") in {"queued", "running"}
 
@@ -312,7 +340,8 @@ def _datastore_row(ref: Managed, values: Mapping[str, Any]) -> DatastoreRow:
         name=str(values.get("name", "")),
         capacity=int(values.get("summary.capacity") or 0),
         free=int(values.get("summary.freeSpace") or 0),
-        usable=bool(values.get("summary.accessible")) and normal and values.get("overallStatus") != "red",
+        usable=bool(values.get("summary.accessible")) and normal,
+        alarm=values.get("overallStatus") == "red",
         vsan=str(values.get("summary.type") or "").lower() == "vsan",
     )
 

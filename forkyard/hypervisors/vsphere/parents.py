@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from forkyard.errors import InvalidRequest, NotFound
 from forkyard.hypervisors.vsphere.api import Managed, moid, vim
 from forkyard.hypervisors.vsphere.deadline import Deadline
-from forkyard.hypervisors.vsphere.inventory import Devices, Inventory, InventoryReader, ParentRow
+from forkyard.hypervisors.vsphere.inventory import Devices, Inventory, InventoryReader, ParentRow, show_name
 from forkyard.hypervisors.vsphere.session import Session
 from forkyard.hypervisors.vsphere.vms import VmRow
 
@@ -86,7 +86,7 @@ class ParentFinder:
         rule = parse_rule(text)
         own = [vm for vm in inventory.vms if vm.mark is None]
         if rule.kind == "name":
-            return [vm for vm in own if fnmatchcase(vm.name, rule.what)]
+            return [vm for vm in own if any(fnmatchcase(name, rule.what) for name in {vm.name, show_name(vm.name)})]
         members = self._in_folder(rule.what) if rule.kind == "folder" else self._with_attribute(rule)
         return [vm for vm in own if vm.id in members]
 

@@ -97,7 +97,7 @@ def _count_on_disk(store: DatastoreRow, settings: VsphereSettings) -> Room:
         return Room(0, f"vSAN health: {store.ill}" if store.ill else "vSAN health")
     free = store.free - store.capacity * settings.datastore_reserve
     fit = int(free / settings.child_disk) if settings.child_disk else _PLENTY
-    return Room(max(0, fit) if store.usable else 0, "datastore")
+    return Room(max(0, fit) if store.usable else 0, f"datastore{' (its alarm is red)' if store.alarm else ''}")
 
 
 def _can_fork(parent: ParentRow, inventory: Inventory, settings: VsphereSettings) -> bool:
